@@ -1,0 +1,3 @@
+"""reta: dataset distillation you can install."""
+
+__version__ = "0.1.0"

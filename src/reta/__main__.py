@@ -1,0 +1,5 @@
+"""``python -m reta``."""
+
+from reta.cli import main
+
+main()

@@ -1,0 +1,292 @@
+"""The `reta` command: parsing and printing only."""
+
+from __future__ import annotations
+
+import logging
+import shlex
+import sys
+import warnings
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+import yaml
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.table import Table
+from tyro.conf import OmitArgPrefixes, Positional, UseAppendAction, arg
+
+from reta import runtime
+from reta.config import Config, preset
+from reta.errors import RetaError, UsageError
+
+out = Console()
+
+Folder = Annotated[Path, arg(metavar="RUN")]
+Set = Annotated[tuple[str, ...], UseAppendAction, arg(name="set", metavar="PART.FIELD=VALUE")]
+
+
+def _options(pairs: Sequence[str]) -> dict[str, Any]:
+    """Return dotted settings from words like ``connection.trade_off=0.2``."""
+    options = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals:
+            raise UsageError(f"--set {pair}: write it as PART.FIELD=VALUE")
+        options[name] = yaml.safe_load(value)
+    return options
+
+
+def distill(
+    config: OmitArgPrefixes[Config],
+    out_folder: Annotated[Path | None, arg(name="out", metavar="DIR")] = None,
+    device: str = "auto",
+    set_: Set = (),
+) -> None:
+    """Distil images into a few synthetic ones per class, with soft labels.
+
+    DATA is `digits` (built in), a folder with one sub-folder per class, an .npz or a .parquet
+    file. Teachers are trained on it, images distilled, soft labels written. Running the same
+    command again continues an interrupted run.
+
+    Example: reta distill ./photos --ipc 10 --out runs/photos
+
+    Args:
+        config: settings.
+        out_folder: run folder; runs/DATA-METHOD-ipcN by default.
+        device: auto, cpu, cuda, cuda:1 …
+        set_: a setting of the method, such as connection.trade_off=0.2; may be repeated. `reta
+            methods METHOD` lists them.
+    """
+    from reta.pipeline import distill as run_distill
+    from reta.report import write_report
+
+    config = replace(_located(config), options=_options(set_))
+    name = f"{Path(config.data).stem}-{config.method}-ipc{config.ipc}"
+    folder = run_distill(config, out_folder or Path("runs") / name, device)
+    report = write_report(folder)
+    out.print(f"distilled set  {folder}\nreport         {report}")
+    out.print(f"next           reta train {shlex.quote(str(folder))}", highlight=False)
+
+
+def _located(config: Config) -> Config:
+    """Return the settings with a data folder's full path, so that they hold anywhere."""
+    path = Path(config.data).expanduser()
+    return replace(config, data=str(path.resolve())) if path.exists() else config
+
+
+def train(
+    folder: Positional[Folder],
+    student: str | None = None,
+    students: int | None = None,
+    device: str = "auto",
+) -> None:
+    """Train students from scratch on a distilled set; weights go to RUN/students.
+
+    Args:
+        folder: run folder of `reta distill`.
+        student: architecture, such as resnet18; the run's own setting by default.
+        students: how many, with different seeds.
+        device: auto, cpu, cuda, cuda:1 …
+    """
+    from reta.report import write_report
+    from reta.students import train as run_train
+
+    metrics = run_train(folder, student, students, device)
+    _print_metrics(folder, metrics)
+    out.print(f"report         {write_report(folder)}")
+
+
+def evaluate(folder: Positional[Folder], device: str = "auto") -> None:
+    """Show what a distilled set is worth: accuracy on unseen real images, κ, cost, sizes.
+
+    Trains the run's students first if there are none yet.
+
+    Args:
+        folder: run folder of `reta distill`.
+        device: auto, cpu, cuda, cuda:1 …
+    """
+    from reta.report import write_report
+    from reta.students import evaluate as run_evaluate
+
+    _print_metrics(folder, run_evaluate(folder, device))
+    out.print(f"report         {write_report(folder)}")
+
+
+def compare(
+    config: OmitArgPrefixes[Config],
+    methods: tuple[str, ...] = ("random", "fadrm+", "reta"),
+    seeds: int = 1,
+    out_folder: Annotated[Path | None, arg(name="out", metavar="DIR")] = None,
+    device: str = "auto",
+    set_: Set = (),
+) -> None:
+    """Distil with several methods, train the same students on each, and tabulate.
+
+    Example: reta compare ./photos --methods random fadrm+ reta --ipc 10
+
+    Args:
+        config: settings.
+        methods: names of `reta methods`.
+        seeds: distillation seeds per method.
+        out_folder: comparison folder; runs/DATA-compare-ipcN by default.
+        device: auto, cpu, cuda, cuda:1 …
+        set_: a setting of the methods that have that part; may be repeated.
+    """
+    config = replace(_located(config), options=_options(set_))
+    name = f"{Path(config.data).stem}-compare-ipc{config.ipc}"
+    _compare(config, methods, out_folder or Path("runs") / name, seeds, device)
+
+
+def demo(
+    out_folder: Annotated[Path, arg(name="out", metavar="DIR")] = Path("runs/demo"),
+    device: str = "auto",
+) -> None:
+    """Run the whole thing on scikit-learn's handwritten digits, in a few minutes on a laptop.
+
+    Args:
+        out_folder: comparison folder.
+        device: auto, cpu, cuda, cuda:1 …
+    """
+    _compare(preset("demo"), ("random", "fadrm+", "reta"), out_folder, 1, device)
+
+
+def _compare(config: Config, methods: Sequence[str], folder: Path, seeds: int, device: str) -> None:
+    from reta.comparison import compare as run_compare
+    from reta.report import write_report
+
+    command = shlex.join(["reta", *sys.argv[1:]])
+    result = run_compare(config, methods, folder, seeds=seeds, device=device, command=command)
+    table = Table(title=f"{result['title']}: students on unseen real images", box=None)
+    for heading in ("method", "accuracy", "best epoch", "κ", "s/image", "images", "labels"):
+        table.add_column(heading, justify="left" if heading == "method" else "right")
+    for row in result["rows"]:
+        table.add_row(
+            row["method"],
+            f"{100 * row['last_mean']:.1f} ± {100 * row['last_std']:.1f} %",
+            f"{100 * row['best_mean']:.1f} ± {100 * row['best_std']:.1f} %",
+            f"{row['kappa_mean']:.3f}",
+            f"{row['seconds_per_image']:.2f}",
+            _bytes(row["bytes_images"]),
+            _bytes(row["bytes_labels"]),
+        )
+    out.print(table)
+    out.print(f"mean ± std over {result['rows'][0]['n']} students per method")
+    out.print(f"report  {write_report(folder)}")
+
+
+def report(folder: Positional[Folder]) -> None:
+    """Rebuild report.html of a run or comparison folder; needs no GPU and no data.
+
+    Args:
+        folder: run or comparison folder.
+    """
+    from reta.report import write_report
+
+    out.print(write_report(folder))
+
+
+def verify(folder: Positional[Folder]) -> None:
+    """Compare every file of a run folder with the hash made when it was written.
+
+    Args:
+        folder: run or comparison folder.
+    """
+    from reta.storage import MANIFEST, RunFolder
+
+    runs = sorted({path.parent for path in folder.rglob(MANIFEST)}) or [folder]
+    problems = [f"{run}: {problem}" for run in runs for problem in RunFolder(run).verify()]
+    for problem in problems:
+        out.print(problem, highlight=False)
+    if problems:
+        sys.exit(3)
+    out.print(f"intact: {len(runs)} run{'s' if len(runs) > 1 else ''}")
+
+
+def methods(name: Positional[str | None] = None) -> None:
+    """List the methods, or every setting of one.
+
+    Args:
+        name: a method.
+    """
+    from reta.config import describe
+    from reta.errors import unknown
+    from reta.methods import METHODS
+
+    if name is None:
+        table = Table("method", "what it does", "source", box=None)
+        for method, recipe in METHODS.items():
+            table.add_row(method, recipe.summary, recipe.source)
+        out.print(table)
+        return
+    if name not in METHODS:
+        raise unknown("method", name, METHODS)
+    out.print(yaml.safe_dump(describe(METHODS[name]), sort_keys=False), highlight=False, end="")
+
+
+def _print_metrics(folder: Path, metrics: dict[str, Any]) -> None:
+    accuracy = metrics["accuracy"]
+    rows = {
+        "student": f"{metrics['student']}, {len(metrics['students'])} seeds",
+        "accuracy": f"{100 * accuracy['last_mean']:.1f} ± {100 * accuracy['last_std']:.1f} % "
+        f"(last epoch; best {100 * accuracy['best_mean']:.1f} %)",
+        "κ": f"{metrics['kappa_mean']:.3f}",
+        "cost": f"{metrics['seconds_per_image']:.2f} s/image",
+        "size": f"images {_bytes(metrics['bytes_images'])}, "
+        f"labels {_bytes(metrics['bytes_labels'])}",
+    }
+    for name, value in rows.items():
+        out.print(f"{name:<14} {value}", highlight=False)
+
+
+def _bytes(count: float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000 or unit == "GB":
+            break
+        count /= 1000
+    return f"{count:.0f} {unit}" if count >= 100 or unit == "B" else f"{count:.1f} {unit}"
+
+
+COMMANDS = {
+    "distill": distill,
+    "train": train,
+    "evaluate": evaluate,
+    "compare": compare,
+    "report": report,
+    "verify": verify,
+    "methods": methods,
+    "demo": demo,
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line; errors a user can act on are one message and an exit code."""
+    logging.basicConfig(
+        level=logging.INFO,
+        format="%(message)s",
+        handlers=[RichHandler(console=runtime.console, show_path=False, show_time=False)],
+    )
+    logging.captureWarnings(True)
+    warnings.simplefilter("default")
+    runtime.show_progress(True)
+    try:
+        tyro.extras.subcommand_cli_from_dict(
+            COMMANDS, args=arguments, prog="reta", description=__doc__ and _DESCRIPTION
+        )
+    except RetaError as error:
+        runtime.console.print(f"[bold red]error:[/] {error}", highlight=False, soft_wrap=True)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        runtime.console.print("interrupted; the same command continues where it stopped")
+        sys.exit(130)
+
+
+_DESCRIPTION = """\
+Dataset distillation: turn a large set of labelled images into a few synthetic images per class.
+
+  reta demo                          the whole thing on handwritten digits
+  reta distill ./photos --ipc 10     distil a folder with one sub-folder per class
+  reta train runs/photos-reta-ipc10  train models on the distilled set alone
+"""

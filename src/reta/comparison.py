@@ -1,0 +1,127 @@
+"""Several methods side by side: the same teachers, the same pool, the same students."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from reta.config import Config
+from reta.methods import METHODS
+from reta.pipeline import distill_prepared, keep_config
+from reta.preparation import Prepared, prepare, recipe_of
+from reta.runtime import log
+from reta.storage import RunFolder, atomic_write, json_bytes
+from reta.students import mean_std, train
+
+
+def compare(
+    config: Config,
+    methods: Sequence[str],
+    out: Path | str,
+    *,
+    seeds: int = 1,
+    device: str = "auto",
+    command: str = "",
+) -> dict[str, Any]:
+    """Distil with several methods, train students on each set and tabulate.
+
+    Args:
+        config: the settings all share; its own method is not used. Options of a part (such as
+            ``topology.weight``) apply to the methods that have that part.
+        methods: names of `METHODS`.
+        out: comparison folder; every run lies in a folder of its own inside.
+        seeds: distillation seeds per method, counted up from the configuration's.
+        device: ``auto``, ``cpu``, ``cuda`` ….
+        command: the command line, to be kept with the numbers.
+
+    Returns:
+        The content of ``comparison.json``.
+    """
+    folder = RunFolder(out)
+    for method in methods:
+        recipe_of(_for_method(config, method))
+    with folder.locked():
+        prepared = prepare(replace(config, method=methods[0], options={}), folder, device)
+        runs: dict[str, list[str]] = {}
+        for method in methods:
+            own = _for_method(prepared.config, method)
+            for seed in range(config.seed, config.seed + seeds):
+                name = method if seeds == 1 else f"{method}-{seed}"
+                log.info("%s, seed %d", method, seed)
+                _run(replace(prepared, config=replace(own, seed=seed)), folder.path / name, device)
+                runs.setdefault(method, []).append(name)
+        comparison = {
+            "title": prepared.source.name,
+            "command": command,
+            "methods": list(methods),
+            "runs": runs,
+            "data": folder_data(folder, runs),
+            "rows": [_row(folder, method, runs[method]) for method in methods],
+        }
+        atomic_write(folder.path / "comparison.json", json_bytes(comparison))
+    return comparison
+
+
+def _for_method(config: Config, method: str) -> Config:
+    """Return the settings for one method: options of parts it does not have are left out."""
+    recipe = METHODS.get(method)
+    options = {
+        name: value
+        for name, value in config.options.items()
+        if recipe is None or getattr(recipe, name.split(".")[0], "") is not None
+    }
+    return replace(config, method=method, options=options)
+
+
+def _run(prepared: Prepared, out: Path, device: str) -> None:
+    run = RunFolder(out)
+    with run.locked():
+        keep_config(run, prepared.config)
+        distill_prepared(prepared, run)
+    train(out, device=device, source=prepared.source)
+
+
+def folder_data(folder: RunFolder, runs: dict[str, list[str]]) -> dict[str, Any]:
+    """Return what the manifests of all runs say of the data."""
+    first = next(iter(runs.values()))[0]
+    data: dict[str, Any] = RunFolder(folder.path / first).manifest()["data"]
+    return data
+
+
+def _row(folder: RunFolder, method: str, names: Sequence[str]) -> dict[str, Any]:
+    """Return the table's row of a method, over all its runs and students."""
+    from reta.storage import read_json
+
+    runs = [RunFolder(folder.path / name) for name in names]
+    metrics = [read_json(run.path / "metrics.json") for run in runs]
+    students = [student for metric in metrics for student in metric["students"]]
+    last, last_std = mean_std([student["last"] for student in students])
+    best, best_std = mean_std([student["best"] for student in students])
+    connections = [
+        connection
+        for run in runs
+        for name, record in run.records().items()
+        if name.startswith("recover-")
+        for connection in record["facts"]["connections"]
+    ]
+
+    def over(rows: list[dict[str, Any]], key: str) -> float | None:
+        return mean_std([row[key] for row in rows])[0] if rows else None
+
+    return {
+        "method": method,
+        "summary": METHODS[method].summary,
+        "n": len(students),
+        "last_mean": last,
+        "last_std": last_std,
+        "best_mean": best,
+        "best_std": best_std,
+        "kappa_mean": over(metrics, "kappa_mean"),
+        "contraction_ratio": over(connections, "contraction_ratio"),
+        "distinct_anchors": over(connections, "distinct_anchors"),
+        "seconds_per_image": over(metrics, "seconds_per_image"),
+        "bytes_images": over(metrics, "bytes_images"),
+        "bytes_labels": over(metrics, "bytes_labels"),
+    }

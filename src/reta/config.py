@@ -1,0 +1,254 @@
+"""What decides the bytes of a run: one flat, frozen value, read from options or YAML."""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import tyro
+import yaml
+
+from reta.errors import UsageError, unknown
+
+Effort = Literal["smoke", "small", "paper"]
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Config:
+    """The settings of a run; None means: chosen by ``effort``, see `resolve`.
+
+    Attributes:
+        data: a known name, a folder with one sub-folder per class, an .npz or a .parquet file.
+        method: a name of `reta methods`.
+        ipc: synthetic images per class.
+        seed: of every random choice.
+        effort: the one dial for time: ``smoke`` (seconds), ``small`` (minutes on a CPU), ``paper``.
+        image_size: side in pixels; the data's own by default.
+        classes: use only the first so many classes.
+        per_class: use only the first so many real images of each class.
+        teachers: architectures of the committee; the first gives the features.
+        teacher_epochs: passes over the real images.
+        steps: optimisation steps on the pixels.
+        label_epochs: epochs of labelled views; students train as long.
+        label_format: how logits are stored, ``int8`` or ``float16``.
+        student: architecture of the students.
+        students: how many students are trained, with different seeds.
+        learning_rate: of the students.
+        stretch: η of the students' cosine; at 2 it ends at half the rate.
+        images_per_pass: synthetic images in one forward pass; changes speed and memory only.
+        options: settings of the method, such as ``connection.trade_off: 0.2``.
+    """
+
+    data: Annotated[str, tyro.conf.Positional]
+    method: str = "reta"
+    ipc: int = 10
+    seed: int = 0
+    effort: Effort = "small"
+    image_size: int | None = None
+    classes: int | None = None
+    per_class: int | None = None
+    teachers: tuple[str, ...] | None = None
+    teacher_epochs: int | None = None
+    steps: int | None = None
+    label_epochs: int | None = None
+    label_format: Literal["int8", "float16"] = "int8"
+    student: str | None = None
+    students: int | None = None
+    learning_rate: float = 1e-3
+    stretch: float = 2.0
+    images_per_pass: int = 100
+    options: Annotated[Mapping[str, Any], tyro.conf.Suppress] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.effort not in typing.get_args(Effort):
+            raise unknown("effort", self.effort, typing.get_args(Effort))
+        for name in _COUNTS:
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UsageError(f"{name} is {value}; it must be at least 1")
+        if self.seed < 0:
+            raise UsageError(f"seed is {self.seed}; it must not be negative")
+
+
+_COUNTS = (
+    "ipc",
+    "image_size",
+    "classes",
+    "per_class",
+    "teacher_epochs",
+    "steps",
+    "label_epochs",
+    "students",
+    "images_per_pass",
+)
+
+# What the one dial sets. Paper: FADRM's committee and budget (its ShuffleNet is the half-width one
+# on small images), five students; the label epochs of small images are 1000, of larger ones 300.
+_EFFORTS: dict[str, dict[str, Any]] = {
+    "smoke": {
+        "teachers": ("convnet3", "shufflenet_v2_x0_5"),
+        "teacher_epochs": 4,
+        "steps": 40,
+        "label_epochs": 20,
+        "student": "convnet3",
+        "students": 1,
+    },
+    "small": {
+        "teachers": ("convnet3", "shufflenet_v2_x0_5"),
+        "teacher_epochs": 30,
+        "steps": 400,
+        "label_epochs": 200,
+        "student": "convnet3",
+        "students": 3,
+    },
+    "paper": {
+        "teachers": ("resnet18", "densenet121", "shufflenet_v2_x0_5", "mobilenet_v2"),
+        "teacher_epochs": 200,
+        "steps": 2000,
+        "label_epochs": 1000,
+        "student": "resnet18",
+        "students": 5,
+    },
+}
+
+
+def resolve(config: Config, image_size: int) -> Config:
+    """Return the settings with everything left open chosen by effort and image size."""
+    chosen = dict(_EFFORTS[config.effort])
+    if config.effort == "paper" and image_size > 32:
+        chosen |= {"label_epochs": 300, "teacher_epochs": 50}
+    if config.effort == "paper" and image_size > 64:
+        chosen["teachers"] = ("resnet18", "densenet121", "shufflenet_v2_x1_0", "mobilenet_v2")
+    left_open = {name: value for name, value in chosen.items() if getattr(config, name) is None}
+    return dataclasses.replace(config, image_size=image_size, **left_open)
+
+
+def to_yaml(config: Config) -> bytes:
+    """Return the settings as YAML, in the order they are declared."""
+    values = dataclasses.asdict(config)
+    values["teachers"] = None if config.teachers is None else list(config.teachers)
+    values["options"] = dict(config.options)
+    text: str = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+    return text.encode()
+
+
+def from_yaml(path: Path) -> Config:
+    """Read settings from a YAML file.
+
+    Raises:
+        UsageError: if the file is missing, is no mapping, or has an unknown or mistyped key.
+    """
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read ({error.strerror})") from error
+    except yaml.YAMLError as error:
+        raise UsageError(f"{path}: not valid YAML: {error}") from error
+    if not isinstance(values, dict):
+        raise UsageError(f"{path}: expected lines of the form `key: value`")
+    return from_mapping(values, str(path))
+
+
+def from_mapping(values: Mapping[str, Any], where: str) -> Config:
+    """Return settings from plain values, checked against the declared names and types."""
+    fields = {field.name for field in dataclasses.fields(Config)}
+    hints = typing.get_type_hints(Config)
+    checked = {}
+    for name, value in values.items():
+        if name not in fields:
+            raise unknown(f"key in {where}:", name, sorted(fields))
+        if name == "teachers" and isinstance(value, list):
+            value = tuple(value)
+        if not _fits(value, hints[name]):
+            raise UsageError(f"{where}: {name} is {value!r}, which is not {hints[name]}")
+        checked[name] = value
+    if "data" not in checked:
+        raise UsageError(f"{where}: no `data`; name a data set or a folder of images")
+    return Config(**checked)
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    origin = typing.get_origin(hint)
+    if hint is Any:
+        return True
+    if origin is Literal:
+        return value in typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return any(_fits(value, part) for part in typing.get_args(hint))
+    if origin is tuple:
+        return isinstance(value, tuple) and all(isinstance(item, str) for item in value)
+    if origin is not None:
+        return isinstance(value, Mapping)
+    if hint is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, hint)
+
+
+def preset_names() -> list[str]:
+    """Return the names of the presets that are shipped."""
+    folder = resources.files("reta") / "presets"
+    return sorted(path.name[:-5] for path in folder.iterdir() if path.name.endswith(".yaml"))
+
+
+def preset(name: str) -> Config:
+    """Return a preset by name, or the settings in a YAML file."""
+    if name.endswith((".yaml", ".yml")):
+        return from_yaml(Path(name))
+    if name not in preset_names():
+        raise unknown("preset", name, preset_names())
+    with resources.as_file(resources.files("reta") / "presets" / f"{name}.yaml") as path:
+        return from_yaml(path)
+
+
+def with_options(value: T, options: Mapping[str, Any]) -> T:
+    """Return a tree of frozen dataclasses with some fields replaced.
+
+    Args:
+        value: the tree, such as a recipe.
+        options: dotted names and new values, such as ``{"connection.trade_off": 0.2}``.
+
+    Raises:
+        UsageError: naming the nearest field, if there is none of that name.
+    """
+    for path, new in options.items():
+        value = _replaced(value, path.split("."), new, path)
+    return value
+
+
+def _replaced(value: Any, parts: list[str], new: Any, path: str) -> Any:
+    if not dataclasses.is_dataclass(value) or isinstance(value, type):
+        raise UsageError(f"{path}: this method has no such part")
+    names = [field.name for field in dataclasses.fields(value)]
+    if parts[0] not in names:
+        raise unknown(f"setting {path!r}:", parts[0], names)
+    hint = typing.get_type_hints(type(value))[parts[0]]
+    if len(parts) > 1:
+        new = _replaced(getattr(value, parts[0]), parts[1:], new, path)
+    else:
+        if isinstance(new, list):
+            new = tuple(new)
+        old = getattr(value, parts[0])
+        if typing.get_origin(hint) is Literal or isinstance(old, bool | int | float | str):
+            if not _fits(new, hint):
+                raise UsageError(f"{path} is {new!r}, which is not {hint}")
+    return dataclasses.replace(value, **{parts[0]: new})
+
+
+def describe(value: Any) -> Any:
+    """Return a tree of dataclasses as plain JSON values, with the type of each part."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = {f.name: describe(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        return {"type": type(value).__name__, **fields}
+    if isinstance(value, tuple | list):
+        return [describe(item) for item in value]
+    return value

@@ -1,0 +1,317 @@
+"""Real image sets: a built-in one, folders, NumPy archives and Parquet files, all read alike."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+import torch
+
+from reta.data.intake import MIN_SIDE, square
+from reta.data.readers import (
+    FILES,
+    NAMED,
+    Listing,
+    Parts,
+    hold_out,
+    parquet_files,
+    read_folder,
+    read_parquet,
+)
+from reta.errors import DataError, UsageError
+from reta.runtime import track
+
+Triple = tuple[float, float, float]
+
+_SIZES = (32, 64, 128, 224)
+_PROBES = 100  # images whose size is looked at to choose a common one
+_LISTED = 5  # bad images or classes that a message names
+_THREADS = 8
+
+
+@dataclass(frozen=True, eq=False)
+class ImageSet:
+    """Decoded images with labels.
+
+    Attributes:
+        images: (n, 3, s, s) uint8, RGB.
+        labels: (n,) int64, indices into ``classes``.
+        classes: class names.
+
+    Raises:
+        DataError: if shapes, types or labels do not fit together, or a class name cannot be the
+            name of a folder.
+    """
+
+    images: torch.Tensor
+    labels: torch.Tensor
+    classes: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        shape = tuple(self.images.shape)
+        if self.images.dtype != torch.uint8 or shape[1:] != (3, *shape[2:3] * 2):
+            raise DataError(f"images must be uint8 (n, 3, s, s), not {self.images.dtype} {shape}")
+        if self.labels.dtype != torch.int64 or tuple(self.labels.shape) != shape[:1]:
+            raise DataError(
+                f"labels must be int64 ({shape[0]},), not {self.labels.dtype} "
+                f"{tuple(self.labels.shape)}"
+            )
+        if not ((self.labels >= 0) & (self.labels < len(self.classes))).all():
+            raise DataError(f"labels must lie between 0 and {len(self.classes) - 1}")
+        if len(set(self.classes)) < len(self.classes):
+            raise DataError("two classes have the same name; rename one")
+        for name in self.classes:
+            if name in ("", ".", "..") or set(name) & set("/\\\0"):
+                raise DataError(f"class name {name!r} cannot name a folder; rename the class")
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def of_class(self, label: int) -> torch.Tensor:
+        """Return the indices (m,) int64 of the images of one class."""
+        return (self.labels == label).nonzero().flatten()
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """A real image set, ready to train and test on.
+
+    Attributes:
+        name: a short name, without its place on the disk.
+        train: the images to distil.
+        test: the images to measure on, of the same classes.
+        flip: whether a mirrored image still shows its class (not so for digits).
+        note: where the test images come from.
+        fingerprint: sha256 of every pixel, label and class name.
+    """
+
+    name: str
+    train: ImageSet
+    test: ImageSet
+    flip: bool
+    note: str
+    fingerprint: str
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The class names, in label order."""
+        return self.train.classes
+
+    @property
+    def image_size(self) -> int:
+        """The side of every image, in pixels."""
+        return int(self.train.images.shape[-1])
+
+    @cached_property
+    def mean_std(self) -> tuple[Triple, Triple]:
+        """Mean and standard deviation per channel of the training images in [0, 1].
+
+        Sums of integers, hence the same on every machine; a constant channel gets 1/255.
+        """
+        total = torch.zeros(3, dtype=torch.int64)
+        squares = torch.zeros(3, dtype=torch.int64)
+        for start in range(0, len(self.train), 1024):  # bounds the memory of the wider integers
+            values = self.train.images[start : start + 1024].long()
+            total += values.sum((0, 2, 3))
+            squares += values.square().sum((0, 2, 3))
+        count = self.train.images.numel() // 3
+        mean = total.double() / count
+        std = (squares.double() / count - mean.square()).clamp_min(1).sqrt()
+        return _triple(mean / 255), _triple(std / 255)
+
+
+def known_names() -> list[str]:
+    """Return the names of the built-in sets."""
+    return list(NAMED)
+
+
+def open_source(
+    data: str,
+    image_size: int | None = None,
+    seed: int = 0,
+    classes: Sequence[str] | int | None = None,
+    per_class: int | None = None,
+    test: str | None = None,
+) -> Source:
+    """Read an image set, decoding only what is asked for.
+
+    Args:
+        data: a name from `known_names`; a folder with one folder of images per class, or with
+            such folders in ``train/`` and ``test/`` (or ``val/``, ``validation/``); a ``.npz``
+            with ``images`` (n, h, w[, 3]) uint8, ``labels`` and, optionally, ``classes``,
+            ``test_images`` and ``test_labels``; a ``.parquet`` file or a folder of
+            ``train.parquet`` and ``test.parquet`` in the Hugging Face layout.
+        image_size: side in pixels; by default what suits the images (16, 32, 64, 128 or 224).
+        seed: of the test part, where the set has none and a fifth of each class is held out.
+            Another seed is another data set, with another fingerprint.
+        classes: how many classes, or their names; all by default. Labels follow this order.
+        per_class: most training images per class, the first in file order.
+        test: a set of the same classes to take the test images from instead.
+
+    Raises:
+        UsageError: if there is no such set or class, or an option makes no sense.
+        DataError: if images, labels or class names cannot be used.
+    """
+    if image_size is not None and image_size < MIN_SIDE:
+        raise UsageError(f"image size {image_size}: use at least {MIN_SIDE} px")
+    if per_class is not None and per_class < 1:
+        raise UsageError(f"{per_class} images per class: use at least 1")
+    name, parts = _find(data)
+    if test is not None:
+        other_name, other = _find(test)
+        parts = replace(parts, test=other.test or other.train, note=f"the set {other_name}")
+    chosen = _choose(parts.train, classes)
+    train, held, note = _select(parts.train, chosen), parts.test, parts.note
+    if held is None:
+        train, held = hold_out(train, 0.2, seed)
+        note = f"a fifth of each class, held out with seed {seed}"
+    else:
+        _check_same_classes(parts.train, held)
+        held = _select(held, chosen)
+    if not len(held.labels):
+        raise DataError(f"{train.where}: too few images to hold some out; add a test set")
+    train = _first(train, per_class)
+    size = image_size or parts.image_size or _natural_size(train)
+    decoded = _decode(train, size, "training"), _decode(held, size, "test")
+    return Source(name, *decoded, _keeps_meaning(name), note, _fingerprint(*decoded))
+
+
+def _find(data: str) -> tuple[str, Parts]:
+    """Return the short name of a set and what its reader lists."""
+    if data in NAMED:
+        return data, NAMED[data]()
+    path = Path(data).expanduser().resolve()
+    if path.is_dir():
+        reader = read_parquet if parquet_files(path, "train") else read_folder
+        return path.name, reader(Path(data).expanduser())
+    if path.is_file() and path.suffix in FILES:
+        name = path.parent.name if path.stem == "train" else path.stem
+        return name, FILES[path.suffix](Path(data).expanduser())
+    nearest = difflib.get_close_matches(data, known_names(), n=1)
+    hint = f"did you mean '{nearest[0]}'?" if nearest else "check the path."
+    raise UsageError(
+        f"{data}: no such image set; {hint} Sets are: {', '.join(known_names())}, a folder, or a "
+        f"{' or '.join(FILES)} file"
+    )
+
+
+def _choose(listing: Listing, classes: Sequence[str] | int | None) -> tuple[str, ...]:
+    """Return the names of the classes to use."""
+    known = listing.classes
+    if classes is None:
+        return known
+    if isinstance(classes, int):
+        if not 1 <= classes <= len(known):
+            raise UsageError(f"{classes} classes: {listing.where} has 1 to {len(known)}")
+        return known[:classes]
+    for name in classes:
+        if name not in known:
+            nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
+            raise UsageError(
+                f"{listing.where}: no class '{name}'; did you mean {' '.join(nearest)!r}?"
+            )
+    if not classes or len(set(classes)) < len(classes):
+        raise UsageError("classes: name at least one, and each only once")
+    return tuple(classes)
+
+
+def _select(listing: Listing, classes: tuple[str, ...]) -> Listing:
+    """Return the images of these classes, labelled by their order here; none may be empty."""
+    position = {name: label for label, name in enumerate(classes)}
+    renamed = np.array([position.get(name, -1) for name in listing.classes], dtype=np.int64)
+    labels = renamed[listing.labels]
+    chosen = replace(listing, labels=labels, classes=classes).where_true(labels >= 0)
+    counts = np.bincount(chosen.labels, minlength=len(classes))
+    empty = [name for name, count in zip(classes, counts, strict=True) if not count]
+    if empty:
+        raise DataError(
+            f"{listing.where}: no images of {_some(empty)}; add some (JPEG, PNG, WebP, BMP, TIFF "
+            "or GIF) or leave the class out"
+        )
+    return chosen
+
+
+def _check_same_classes(train: Listing, test: Listing) -> None:
+    for one, other in ((train, test), (test, train)):
+        if lost := [name for name in one.classes if name not in other.classes]:
+            raise DataError(
+                f"{other.where} lacks the class {_some(lost)} of {one.where}; training and test "
+                "images need the same classes"
+            )
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+    return ", ".join(repr(name) for name in names[:_LISTED]) + more
+
+
+def _first(listing: Listing, per_class: int | None) -> Listing:
+    """Return the first images of each class, in file order."""
+    keep = np.zeros(len(listing.labels), dtype=bool)
+    for label in range(len(listing.classes)):
+        keep[np.flatnonzero(listing.labels == label)[:per_class]] = True
+    return listing.where_true(keep)
+
+
+def _natural_size(listing: Listing) -> int:
+    """Return the usual size nearest below the median shorter side, judged by a few images."""
+    sides: list[int] = []
+    for place in np.unique(np.linspace(0, len(listing.rows) - 1, _PROBES).astype(int)):
+        try:
+            sides.append(min(listing.read(int(listing.rows[place])).shape[:2]))
+        except DataError:  # decoding them all will name every bad image
+            continue
+    if sides and max(sides) < _SIZES[0]:
+        return 16
+    return max((size for size in _SIZES if sides and size <= median(sides)), default=_SIZES[0])
+
+
+def _decode(listing: Listing, size: int, part: str) -> ImageSet:
+    """Return the images as squares (n, 3, size, size); Pillow works in threads at full speed."""
+    images = np.empty((len(listing.rows), 3, size, size), dtype=np.uint8)
+
+    def fill(place: int) -> str | None:
+        try:
+            pixels = square(listing.read(int(listing.rows[place])), size)
+        except DataError as error:
+            return str(error)
+        images[place] = pixels.transpose(2, 0, 1)  # (s, s, 3) -> (3, s, s)
+        return None
+
+    with ThreadPoolExecutor(_THREADS) as pool:
+        answers = pool.map(fill, range(len(images)))
+        refused = [bad for bad in track(answers, f"Reading {part} images", len(images)) if bad]
+    if refused:
+        lines = refused[:_LISTED] + ["…"] * (len(refused) > _LISTED)
+        raise DataError(
+            f"{listing.where}: {len(refused)} of {len(images)} {part} images cannot be used\n  "
+            + "\n  ".join(lines)
+        )
+    return ImageSet(torch.from_numpy(images), torch.from_numpy(listing.labels), listing.classes)
+
+
+def _keeps_meaning(name: str) -> bool:
+    """Return whether mirrored images of a set, known by its name, still show their class."""
+    word = name.lower()
+    return "fashion" in word or not any(mark in word for mark in ("digit", "mnist", "svhn"))
+
+
+def _fingerprint(*parts: ImageSet) -> str:
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(repr((tuple(part.images.shape), part.classes)).encode())
+        digest.update(part.images.numpy().data)
+        digest.update(part.labels.numpy().data)
+    return digest.hexdigest()
+
+
+def _triple(values: torch.Tensor) -> Triple:
+    first, second, third = values.tolist()
+    return first, second, third

@@ -1,0 +1,44 @@
+"""Errors a user can act on; each kind has its own exit code."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class RetaError(Exception):
+    """An error the user can act on; the message names the place and the fix."""
+
+    exit_code = 1
+
+
+class UsageError(RetaError):
+    """An option that cannot be used as given."""
+
+    exit_code = 2
+
+
+class DataError(RetaError):
+    """Images, labels or artefacts that cannot be trusted."""
+
+    exit_code = 3
+
+
+class DivergedError(RetaError):
+    """An optimisation that produced NaN or infinity."""
+
+    exit_code = 4
+
+
+class StorageError(RetaError):
+    """A file that could not be written or read back intact."""
+
+    exit_code = 5
+
+
+def unknown(kind: str, given: str, names: Iterable[str]) -> UsageError:
+    """Return the error for a name that does not exist: the nearest one, and all there are."""
+    choices = list(names)
+    near = difflib.get_close_matches(given, choices, n=1, cutoff=0.5)
+    hint = f" (did you mean {near[0]!r}?)" if near else ""
+    return UsageError(f"unknown {kind} {given!r}{hint}; choose from: {', '.join(choices)}")

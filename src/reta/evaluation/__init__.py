@@ -1,0 +1,1 @@
+"""What is measured of a distilled set: accuracy of students, geometry of features."""

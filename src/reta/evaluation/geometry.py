@@ -1,0 +1,146 @@
+"""The geometry of a distilled set in teacher space, beside that of the real images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from reta.models import Classifier
+from reta.runtime import random_generator
+from reta.synthesis.pool import Pool
+from reta.topology import betti_curve, contraction_gap, persistence_diagrams
+
+_DRAWN_CLASSES = 10
+_CURVE_POINTS = 120
+
+
+@dataclass(frozen=True)
+class Sides:
+    """Features of one class on the unit sphere, as many real as synthetic.
+
+    Attributes:
+        real: draws of ``(n, d)`` random real images each.
+        synthetic: ``(n, d)``.
+    """
+
+    real: list[torch.Tensor]
+    synthetic: torch.Tensor
+
+
+@torch.no_grad()
+def class_features(
+    teacher: Classifier, pool: Pool, images: torch.Tensor, labels: Sequence[int], draws: int
+) -> list[Sides]:
+    """Return the features of every class.
+
+    The draws of real images are keyed by the class alone, so that every method and every seed is
+    held against the same real points.
+
+    Args:
+        teacher: gives φ.
+        pool: real images.
+        images: ``(classes, ipc, 3, s, s)`` uint8.
+        labels: the classes.
+        draws: how many random sets of real images are compared with, to average out the choice.
+    """
+    device = teacher.mean.device
+    sides = []
+    for label, own in zip(labels, images, strict=True):
+        synthetic = F.normalize(teacher.features(own.to(device).float() / 255), dim=1).cpu()
+        members = pool.members(label)
+        count = min(len(own), len(members))
+        real = [
+            F.normalize(pool.features[members[_choice(len(members), count, label, draw)]], dim=1)
+            for draw in range(draws)
+        ]
+        sides.append(Sides(real, synthetic[:count]))
+    return sides
+
+
+def _choice(population: int, count: int, label: int, draw: int) -> torch.Tensor:
+    rng = random_generator(0, "geometry", label, draw)
+    return torch.from_numpy(rng.permutation(population)[:count])
+
+
+def measure(
+    teacher: Classifier,
+    pool: Pool,
+    images: torch.Tensor,
+    labels: Sequence[int],
+    *,
+    neighbours: int = 15,
+    draws: int = 5,
+) -> dict[str, Any]:
+    """Return κ by class, mean distances within a class, and curves and diagrams to look at.
+
+    Args:
+        teacher: gives φ.
+        pool: real images.
+        images: ``(classes, ipc, 3, s, s)`` uint8.
+        labels: the classes.
+        neighbours: k of the mutual k-NN graph.
+        draws: random sets of real images over which κ and distances are averaged.
+    """
+    every = class_features(teacher, pool, images, labels, draws)
+    kappa = [
+        sum(contraction_gap(real, side.synthetic, neighbours) for real in side.real) / draws
+        for side in every
+    ]
+    return {
+        "kappa": kappa,
+        "kappa_mean": sum(kappa) / len(kappa),
+        "intra_class_distance": {
+            "real": _mean(_spread(real) for side in every for real in side.real),
+            "synthetic": _mean(_spread(side.synthetic) for side in every),
+        },
+        "betti": [_betti(label, side, neighbours) for label, side in _drawn(labels, every)],
+        "diagrams": [_diagrams(label, side, neighbours) for label, side in _drawn(labels, every)],
+    }
+
+
+def _drawn(labels: Sequence[int], every: list[Sides]) -> list[tuple[int, Sides]]:
+    return list(zip(labels, every, strict=True))[:_DRAWN_CLASSES]
+
+
+def _mean(values: Any) -> float:
+    numbers = list(values)
+    return sum(numbers) / len(numbers)
+
+
+def _spread(points: torch.Tensor) -> float:
+    return float(torch.pdist(points.double()).mean()) if len(points) > 1 else 0.0
+
+
+def _both(side: Sides, neighbours: int) -> tuple[Any, Any, float]:
+    real = side.real[0].double()
+    length = float(torch.pdist(real).max()) if len(real) > 1 else 0.0
+    return (
+        persistence_diagrams(real, neighbours, length),
+        persistence_diagrams(side.synthetic, neighbours, length),
+        length,
+    )
+
+
+def _betti(label: int, side: Sides, neighbours: int) -> dict[str, Any]:
+    real, synthetic, length = _both(side, neighbours)
+    lengths = torch.linspace(0, length, _CURVE_POINTS, dtype=torch.float64)
+    return {
+        "label": label,
+        "lengths": lengths.tolist(),
+        "real": [betti_curve(diagram, lengths).tolist() for diagram in real],
+        "synthetic": [betti_curve(diagram, lengths).tolist() for diagram in synthetic],
+    }
+
+
+def _diagrams(label: int, side: Sides, neighbours: int) -> dict[str, Any]:
+    real, synthetic, length = _both(side, neighbours)
+    return {
+        "label": label,
+        "max_length": length,
+        "real": [diagram.tolist() for diagram in real],
+        "synthetic": [diagram.tolist() for diagram in synthetic],
+    }

@@ -1,0 +1,62 @@
+"""The table of methods. To add one, write a recipe here, and at most one new part for its idea."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from reta.synthesis.alignment import TopologyAlignment
+from reta.synthesis.connection import FixedAnchor
+from reta.synthesis.recipe import Recipe
+from reta.synthesis.retrieval import RetrievedAnchor
+from reta.synthesis.schedule import Schedule
+from reta.synthesis.start import Mosaic, Noise, RealImages
+
+random = Recipe("random real images", "the baseline no table should lack", RealImages("random"))
+medium = Recipe("the real images FADRM starts from, not optimised", "FADRM", RealImages("medium"))
+rded = Recipe("mosaics of the best recognised crops", "RDED, CVPR 2024", Mosaic())
+sre2l = Recipe(
+    "noise optimised against one teacher",
+    "SRe2L, NeurIPS 2023",
+    Noise(),
+    Schedule(steps=4000, connections=0),
+    committee="first",
+)
+fadrm = Recipe(
+    "real images optimised against one teacher, each blended with itself between blocks",
+    "FADRM, NeurIPS 2025",
+    RealImages("medium"),
+    Schedule(),
+    connection=FixedAnchor(),
+    committee="first",
+)
+fadrm_plus = replace(fadrm, summary="FADRM with a committee of teachers in turn", committee="all")
+reta_drc = replace(
+    fadrm_plus,
+    summary="FADRM+ with retrieved anchors",
+    source="RETA, Table 3",
+    connection=RetrievedAnchor(),
+)
+reta_pta = replace(
+    fadrm_plus,
+    summary="FADRM+ with topology alignment",
+    source="RETA, Table 3",
+    topology=TopologyAlignment(),
+)
+reta = replace(
+    reta_drc,
+    summary="retrieved anchors and topology alignment",
+    source="RETA, arXiv 2602.24144",
+    topology=TopologyAlignment(),
+)
+
+METHODS: dict[str, Recipe] = {
+    "random": random,
+    "medium": medium,
+    "rded": rded,
+    "sre2l": sre2l,
+    "fadrm": fadrm,
+    "fadrm+": fadrm_plus,
+    "reta-drc": reta_drc,
+    "reta-pta": reta_pta,
+    "reta": reta,
+}

@@ -1,0 +1,143 @@
+"""What every method shares and is made once: the data, the frozen committee (squeeze), the pool."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from reta import __version__
+from reta.config import Config, resolve, with_options
+from reta.data.sources import Source, open_source
+from reta.errors import DataError, unknown
+from reta.methods import METHODS
+from reta.models import Classifier, build, freeze
+from reta.runtime import Device, Stopwatch, choose_device, log
+from reta.storage import RunFolder
+from reta.synthesis.pool import Pool, build_pool
+from reta.synthesis.recipe import Recipe
+from reta.tensors import read_tensors, tensor_bytes
+from reta.training import Protocol, train_teacher
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What every method shares: the data, the frozen committee and the pool.
+
+    Attributes:
+        config: with everything left open chosen.
+        source: real images.
+        device: where everything runs.
+        committee: frozen teachers.
+        teachers: SHA-256 of each teacher's file.
+        pool: real images as the first teacher sees them.
+    """
+
+    config: Config
+    source: Source
+    device: Device
+    committee: list[Classifier]
+    teachers: dict[str, str]
+    pool: Pool
+
+
+def recipe_of(config: Config) -> Recipe:
+    """Return the recipe a configuration names, with its options applied."""
+    if config.method not in METHODS:
+        raise unknown("method", config.method, METHODS)
+    options: dict[str, Any] = dict(config.options)
+    recipe = METHODS[config.method]
+    if recipe.schedule and config.steps:
+        options = {"schedule.steps": config.steps, **options}
+    return with_options(recipe, options)
+
+
+def open_data(config: Config) -> Source:
+    """Return the real images of a configuration."""
+    return open_source(
+        config.data,
+        image_size=config.image_size,
+        classes=config.classes,
+        per_class=config.per_class,
+    )
+
+
+def prepare(config: Config, run: RunFolder, device: str = "auto") -> Prepared:
+    """Open the data, train the committee (squeeze) and build the pool, or read them back."""
+    recipe_of(config)  # a misspelt method or option should not cost a teacher
+    source = open_data(config)
+    config = resolve(config, source.image_size)
+    place = choose_device(device)
+    committee, hashes = [], {}
+    for name in config.teachers or ():
+        teacher, digest = _teacher(name, config, source, run, place)
+        committee.append(teacher)
+        hashes[name] = digest
+    pool = _pool(source, committee[0], hashes, run)
+    return Prepared(config, source, place, committee, hashes, pool)
+
+
+def _teacher(
+    name: str, config: Config, source: Source, run: RunFolder, place: Device
+) -> tuple[Classifier, str]:
+    """Return one frozen teacher and the hash of its file."""
+    average, spread = source.mean_std
+    model = build(
+        name, len(source.classes), source.image_size, mean=average, std=spread, seed=config.seed
+    ).to(place.torch)
+    path = f"teachers/{name}.safetensors"
+    protocol = Protocol(config.teacher_epochs or 1)
+    inputs = {
+        "reta": __version__,
+        "architecture": name,
+        "data": source.fingerprint,
+        "image_size": source.image_size,
+        "seed": config.seed,
+        "protocol": asdict(protocol),
+    }
+    unit = run.unit(f"teacher-{name}", inputs)
+    if unit.done:
+        tensors, facts = read_tensors(run.path / path)
+        if tuple(facts["classes"]) != source.classes:
+            raise DataError(f"{path}: taught {facts['classes']}, the data has {source.classes}")
+        model.load_state_dict(tensors)
+        return freeze(model), unit.files[path]
+    watch = Stopwatch()
+    progress = train_teacher(
+        model, source.train, source.test, protocol, flip=source.flip, seed=config.seed
+    )
+    chance = 1 / len(source.classes)
+    if len(source.classes) > 1 and progress.last < 2 * chance:
+        log.warning(
+            "teacher %s recognises %.1f %% of unseen images, chance is %.1f %%: "
+            "its labels will be poor; train longer (--teacher-epochs) or check the class folders",
+            name,
+            100 * progress.last,
+            100 * chance,
+        )
+    facts = {
+        "architecture": name,
+        "classes": list(source.classes),
+        "test_accuracy": progress.last,
+        "epochs": protocol.epochs,
+        "parameters": sum(p.numel() for p in model.parameters()),
+    }
+    unit.write(path, tensor_bytes(model.state_dict(), facts))
+    unit.finish(facts | {"curve": progress.curve, "seconds": watch.seconds})
+    return freeze(model), unit.files[path]
+
+
+def _pool(source: Source, teacher: Classifier, hashes: Mapping[str, str], run: RunFolder) -> Pool:
+    """Return the pool; its features are kept, the images come from the source."""
+    path = "pool/features.safetensors"
+    unit = run.unit("pool", {"data": source.fingerprint, "teacher": hashes[teacher.name]})
+    images = source.train
+    if unit.done:
+        tensors, _ = read_tensors(run.path / path)
+        return Pool(images.images, images.labels, tensors["features"], tensors["confidence"])
+    watch = Stopwatch()
+    pool = build_pool(images, teacher)
+    tensors = {"features": pool.features, "confidence": pool.confidence}
+    unit.write(path, tensor_bytes(tensors, {"classes": source.classes, "teacher": teacher.name}))
+    unit.finish({"images": len(images), "seconds": watch.seconds})
+    return pool

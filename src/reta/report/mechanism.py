@@ -1,0 +1,199 @@
+"""What happened inside: losses, anchors, topology."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+
+from markupsafe import Markup
+
+from reta.report import words
+from reta.report.charts import Row, Series, dot_chart, line_chart, scatter
+from reta.report.reading import Facts, Run, figure, mean, part
+
+_MOST_BARS = 20
+
+
+@dataclass(frozen=True)
+class ClassCharts:
+    """The charts of one class, shown one class at a time."""
+
+    label: int
+    name: str
+    charts: list[Markup]
+
+
+def connection_steps(run: Run) -> list[float]:
+    """Return the steps at which real images were blended in."""
+    steps = {
+        step
+        for facts in run.recoveries
+        for row in facts.get("connections", [])
+        if (step := figure(row, "step")) is not None
+    }
+    return sorted(steps)
+
+
+def loss_charts(run: Run) -> list[Markup]:
+    """Return the course of the losses, a line per teacher, averaged over blocks of classes."""
+    marks = connection_steps(run)
+    dotted = " Dotted lines: connections." if marks else ""
+    shown = [
+        ("loss", "Loss", f"Falls as the teachers recognise the images.{dotted}"),
+        ("bn_gap", "Batch-norm gap", "How far feature statistics are from those of real data."),
+        ("topology", "Topology loss", "How far the shape of each class is from the real one."),
+        (
+            "gradient_ratio",
+            "Pull of the topology",
+            "Its gradient on the pixels, relative to the loss; 1 means equally strong.",
+        ),
+    ]
+    charts = [
+        line_chart(title, _by_teacher(run, name), ("step", title.lower()), note=note, marks=marks)
+        for name, title, note in shown
+    ]
+    return [chart for chart in charts if chart]
+
+
+def _by_teacher(run: Run, name: str) -> list[Series]:
+    values: dict[int, dict[float, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for facts in run.recoveries:
+        for row in facts.get("steps", []):
+            step, value = figure(row, "step"), figure(row, name)
+            if step is not None and value is not None:
+                values[int(row.get("teacher", 0))][step].append(value)
+    return [
+        Series(
+            teacher_name(run, teacher),
+            [(step, sum(found) / len(found)) for step, found in sorted(steps.items())],
+            index % 6,
+        )
+        for index, (teacher, steps) in enumerate(sorted(values.items()))
+    ]
+
+
+def teacher_name(run: Run, index: int) -> str:
+    """Return what to call a teacher."""
+    if index < len(run.teachers):
+        return str(run.teachers[index].get("architecture", f"teacher {index + 1}"))
+    return f"teacher {index + 1}"
+
+
+def connection_rows(run: Run) -> list[list[str]]:
+    """Return a table row per connection, averaged over blocks of classes."""
+    rows = []
+    for step in connection_steps(run):
+        here = [
+            row
+            for facts in run.recoveries
+            for row in facts.get("connections", [])
+            if figure(row, "step") == step
+        ]
+        averages = {
+            name: mean([figure(row, name) for row in here])
+            for name in ("fit_gap", "complexity", "distinct_anchors", "contraction_ratio")
+        }
+        distinct = averages["distinct_anchors"]
+        rows.append(
+            [
+                words.count(step),
+                words.number(averages["fit_gap"]),
+                words.number(averages["complexity"]),
+                words.MISSING if distinct is None else f"{distinct:.3g} of {run.ipc}",
+                words.number(averages["contraction_ratio"]),
+            ]
+        )
+    return rows
+
+
+def distance_chart(run: Run) -> Markup:
+    """Return how spread out the classes are, real and synthetic."""
+    distances = part(run.geometry, "intra_class_distance")
+    rows = [
+        Row(f"{kind} images", value, words.number(value), style=style)
+        for kind, style in (("real", 1), ("synthetic", 0))
+        if (value := figure(distances, kind)) is not None
+    ]
+    return dot_chart(
+        "Spread within a class",
+        rows,
+        "mean distance between images of a class",
+        note="Shorter than real: the images of a class have moved together.",
+        bars=True,
+        format_x=words.number,
+    )
+
+
+def kappa_values(run: Run) -> list[tuple[str, float]]:
+    """Return the contraction gap of each class, the largest first."""
+    values = (run.geometry or {}).get("kappa") or []
+    pairs = [
+        (name, float(value))
+        for name, value in zip(run.classes, values, strict=False)
+        if isinstance(value, int | float)
+    ]
+    return sorted(pairs, key=lambda pair: -pair[1])
+
+
+def kappa_chart(run: Run) -> Markup:
+    """Return the contraction gap of the classes; of many classes, the largest."""
+    values = kappa_values(run)
+    rows = [Row(name, value, words.number(value)) for name, value in values[:_MOST_BARS]]
+    more = f" The {len(rows)} largest of {len(values)}." if len(values) > len(rows) else ""
+    return dot_chart(
+        "Contraction gap κ by class",
+        rows,
+        "κ (0: nothing lost)",
+        note=f"How much of a class's structure the synthetic images lack.{more}",
+        bars=True,
+        format_x=words.number,
+    )
+
+
+def shape_charts(run: Run) -> list[ClassCharts]:
+    """Return Betti curves and persistence diagrams for each class that has them."""
+    geometry = run.geometry or {}
+    found: dict[int, list[Markup]] = {}
+    for facts in geometry.get("betti") or []:
+        found.setdefault(int(facts["label"]), []).extend(_betti(facts))
+    for facts in geometry.get("diagrams") or []:
+        found.setdefault(int(facts["label"]), []).extend(_diagrams(facts))
+    return [
+        ClassCharts(label, run.classes[label], charts)
+        for label, charts in sorted(found.items())
+        if label < len(run.classes)
+    ]
+
+
+_DEGREES = (
+    ("Separate groups", "B₀", "Join images closer than ε; count the groups that remain."),
+    ("Loops", "B₁", "Count the loops that the same links close and do not fill."),
+)
+
+
+def _betti(facts: Facts) -> list[Markup]:
+    charts = []
+    for degree, (title, symbol, note) in enumerate(_DEGREES):
+        series = [
+            Series(kind, list(zip(facts["lengths"], facts[kind][degree], strict=False)), style)
+            for kind, style in (("synthetic", 0), ("real", 1))
+            if degree < len(facts.get(kind, []))
+        ]
+        names = ("link length ε", f"{symbol}(ε)")
+        charts.append(line_chart(title, series, names, note=note, steps=True))
+    return [chart for chart in charts if chart]
+
+
+def _diagrams(facts: Facts) -> list[Markup]:
+    series = [
+        Series(f"{kind} {what}", [(float(b), float(d)) for b, d in facts[kind][degree]], style)
+        for style, (kind, degree, what) in enumerate(
+            [("synthetic", 0, "groups"), ("real", 0, "groups")]
+            + [("synthetic", 1, "loops"), ("real", 1, "loops")]
+        )
+        if degree < len(facts.get(kind, []))
+    ]
+    note = "Each point is a group or loop; far above the diagonal means it lasts."
+    limit = figure(facts, "max_length") or 1.0
+    names = ("appears at ε", "disappears at ε")
+    return [scatter("Persistence diagram", series, names, limit, note=note)]

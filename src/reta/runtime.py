@@ -1,0 +1,181 @@
+"""What every stage needs and no stage owns: randomness, device, progress, clocks."""
+
+from __future__ import annotations
+
+import logging
+import os
+import platform
+import resource
+import sys
+import time
+import zlib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from reta.errors import (  # noqa: F401
+    DataError,
+    DivergedError,
+    RetaError,
+    StorageError,
+    UsageError,
+)
+
+log = logging.getLogger("reta")
+console = Console(stderr=True)
+
+T = TypeVar("T")
+
+
+def random_generator(seed: int, *key: int | str) -> np.random.Generator:
+    """Return the generator of one random decision, addressed by what the decision is for.
+
+    Every draw in reta is keyed by ``(seed, stage, class, image, step …)`` instead of being taken
+    from a running stream, so the bytes of a result do not depend on the number of workers, the
+    packing of batches, the order of work or an interruption.
+
+    Args:
+        seed: the run's seed.
+        key: integers and words that name the decision.
+    """
+    words = [zlib.crc32(part.encode()) if isinstance(part, str) else part for part in key]
+    return np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, *words])))
+
+
+def torch_seed(seed: int, *key: int | str) -> int:
+    """Return a 63-bit seed for a ``torch.Generator``, addressed like `random_generator`."""
+    return int(random_generator(seed, *key).integers(2**63 - 1))
+
+
+@contextmanager
+def seeded(seed: int, *key: int | str) -> Iterator[None]:
+    """Run a block under a keyed global torch seed, for code that takes no generator.
+
+    Weight initialisers and dropout read torch's global state; it is put back afterwards.
+    """
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        torch.manual_seed(torch_seed(seed, *key))
+        yield
+
+
+@dataclass(frozen=True)
+class Device:
+    """Where tensors live, and why that place was chosen (shown in the report)."""
+
+    name: str
+    reason: str
+
+    @property
+    def torch(self) -> torch.device:
+        """The device as torch knows it."""
+        return torch.device(self.name)
+
+
+def choose_device(requested: str = "auto") -> Device:
+    """Return the device for a run: the one asked for, or the best there is.
+
+    Raises:
+        UsageError: if a CUDA device is asked for on a machine without one.
+    """
+    if requested == "auto":
+        if torch.cuda.is_available():
+            return Device("cuda", f"found {torch.cuda.get_device_name()}")
+        return Device("cpu", "no CUDA device found")
+    if requested.startswith("cuda") and not torch.cuda.is_available():
+        raise UsageError("--device cuda: torch finds no CUDA device; use --device cpu")
+    try:
+        return Device(str(torch.device(requested)), "asked for")
+    except RuntimeError as error:
+        raise UsageError(f"--device {requested}: not a torch device (cpu, cuda, cuda:0)") from error
+
+
+def hardware() -> dict[str, Any]:
+    """Return what a number must be read with: machine, versions, threads."""
+    return {
+        "cpu": _cpu_name(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+    }
+
+
+def _cpu_name() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as lines:  # noqa: PTH123 - a kernel file
+            names = [line.partition(":")[2].strip() for line in lines if "model name" in line]
+    except OSError:
+        names = []
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def peak_memory() -> int:
+    """Return the peak memory in bytes: of the GPU where there is one, else of the process."""
+    if torch.cuda.is_available():
+        return int(torch.cuda.max_memory_allocated())
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+class Stopwatch:
+    """Seconds since it was made."""
+
+    def __init__(self) -> None:
+        self._start = time.perf_counter()
+
+    @property
+    def seconds(self) -> float:
+        """Elapsed wall-clock seconds, after waiting for queued GPU work."""
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        return time.perf_counter() - self._start
+
+
+@lru_cache(maxsize=1024)
+def warn_once(message: str) -> None:
+    """Log a warning the first time it is said in this process."""
+    log.warning(message)
+
+
+_show_progress = False
+
+
+def show_progress(enabled: bool) -> None:
+    """Turn progress bars on or off; the command line turns them on."""
+    global _show_progress
+    _show_progress = enabled
+
+
+def track(items: Iterable[T], description: str, total: int) -> Iterator[T]:
+    """Yield items while a bar on standard error shows the share done and the time left."""
+    if not (_show_progress and console.is_terminal):
+        if _show_progress:
+            log.info("%s", description)
+        yield from items
+        return
+    columns = (
+        TextColumn("{task.description:<28}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, transient=True) as progress:
+        yield from progress.track(items, total=total, description=description)

@@ -1,0 +1,265 @@
+"""Plain files that survive: atomic writes, units of work, the manifest, verification.
+
+A run folder is the only state of a run. Work is done in units; a unit's files are written first,
+its record ``units/<name>.json`` (inputs, facts, SHA-256 of each file) last. So a unit is either
+complete or invisible, and running the same command again continues where the last one stopped.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import socket
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from reta.errors import DataError, RetaError, StorageError, UsageError
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+
+# Rebuilt at will from the rest of the folder, so neither hashed nor missed.
+DERIVED = ("report.html", "README.md", ".lock", ".holder")
+
+
+def atomic_write(path: Path, data: bytes) -> None:
+    """Write a file so that a crash leaves either the old content or the new, never a mixture.
+
+    Raises:
+        StorageError: if the disk is full, read-only or over quota; the old file is untouched.
+    """
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+        temporary = Path(name)
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.chmod(0o644)
+        temporary.replace(path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        if temporary is not None:
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
+        raise _storage_error(path, len(data), error) from error
+
+
+def _sync_folder(folder: Path) -> None:
+    # The new name is durable only once its folder is.
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _storage_error(path: Path, size: int, error: OSError) -> StorageError:
+    reasons = {
+        errno.ENOSPC: "the disk is full",
+        errno.EDQUOT: "the disk quota is used up",
+        errno.EFBIG: "the file would exceed the size limit",
+        errno.EROFS: "the file system is read-only",
+        errno.EACCES: "permission denied",
+    }
+    reason = reasons.get(error.errno or 0, str(error))
+    fix = "free space or choose another --out" if error.errno in (28, 122) else "check the folder"
+    return StorageError(f"{path}: could not write {size} bytes: {reason}; {fix}")
+
+
+def sha256(data: bytes) -> str:
+    """Return the SHA-256 of bytes in hexadecimal."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def sha256_file(path: Path) -> str:
+    """Return the SHA-256 of a file in hexadecimal, reading it in pieces."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def json_bytes(value: Any) -> bytes:
+    """Return JSON a person can read and two equal values agree on byte for byte."""
+    return (json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode()
+
+
+def fingerprint(value: Any) -> str:
+    """Return the SHA-256 of a JSON value."""
+    return sha256(json_bytes(value))
+
+
+def read_json(path: Path) -> Any:
+    """Return the JSON value in a file.
+
+    Raises:
+        DataError: if the file is missing or damaged.
+    """
+    try:
+        return json.loads(path.read_bytes())
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: not found; is this a run folder of reta?") from error
+    except (ValueError, OSError) as error:
+        raise DataError(f"{path}: not readable as JSON ({error}); run `reta verify`") from error
+
+
+@dataclass
+class Unit:
+    """One piece of work of a run folder: its inputs, its files, and whether it is done."""
+
+    name: str
+    folder: RunFolder
+    inputs: str
+    done: bool = False
+    facts: dict[str, Any] = field(default_factory=dict)
+    files: dict[str, str] = field(default_factory=dict)
+
+    def write(self, name: str, data: bytes) -> None:
+        """Write a file of this unit, atomically, and remember its hash."""
+        atomic_write(self.folder.path / name, data)
+        self.files[name] = sha256(data)
+
+    def finish(self, facts: Mapping[str, Any] | None = None) -> None:
+        """Write the unit's record; from here on the unit counts as done."""
+        self.facts = dict(facts or {})
+        record = {"inputs": self.inputs, "facts": self.facts, "files": self.files}
+        atomic_write(self.folder.record_path(self.name), json_bytes(record))
+        self.done = True
+
+
+class RunFolder:
+    """A folder of plain files with a record per unit of work and one manifest over all."""
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+
+    def record_path(self, name: str) -> Path:
+        """Where the record of a unit lies."""
+        return self.path / "units" / f"{name}.json"
+
+    def unit(self, name: str, inputs: Any) -> Unit:
+        """Open a unit of work: done if it was finished from the same inputs and is intact.
+
+        Args:
+            name: the unit's name, unique in the folder.
+            inputs: a JSON value that names everything its bytes depend on.
+        """
+        unit = Unit(name, self, fingerprint(inputs))
+        record = self.record(name)
+        if record and record["inputs"] == unit.inputs and self._intact(record["files"]):
+            unit.done, unit.facts, unit.files = True, record["facts"], record["files"]
+        return unit
+
+    def record(self, name: str) -> dict[str, Any] | None:
+        """Return the record of a finished unit, or None."""
+        path = self.record_path(name)
+        if not path.exists():
+            return None
+        record: dict[str, Any] = read_json(path)
+        return record
+
+    def records(self) -> dict[str, dict[str, Any]]:
+        """Return the records of all finished units by name."""
+        paths = sorted((self.path / "units").glob("*.json"))
+        return {path.stem: read_json(path) for path in paths}
+
+    def _intact(self, files: Mapping[str, str]) -> bool:
+        return all(
+            (self.path / name).is_file() and sha256_file(self.path / name) == digest
+            for name, digest in files.items()
+        )
+
+    def seal(self, facts: Mapping[str, Any]) -> None:
+        """Write the manifest: the facts and the hash of every file of every finished unit.
+
+        Hashes come from the unit records, made when the bytes were written, so sealing again
+        never blesses a file that was damaged since.
+        """
+        files = {}
+        for name, record in self.records().items():
+            path = self.record_path(name)
+            files[path.relative_to(self.path).as_posix()] = sha256_file(path)
+            files.update(record["files"])
+        manifest = {"format": FORMAT, **facts, "files": files}
+        manifest["seal"] = fingerprint(manifest)
+        atomic_write(self.path / MANIFEST, json_bytes(manifest))
+
+    def manifest(self) -> dict[str, Any]:
+        """Return the manifest of a finished run.
+
+        Raises:
+            DataError: if the folder is no finished run, or of a newer reta.
+        """
+        path = self.path / MANIFEST
+        if not path.exists():
+            raise DataError(f"{self.path}: no {MANIFEST}; run `reta distill` to (re)finish it")
+        manifest: dict[str, Any] = read_json(path)
+        if not isinstance(manifest, dict) or "format" not in manifest:
+            raise DataError(f"{path}: not a manifest of reta")
+        if manifest["format"] > FORMAT:
+            raise DataError(f"{path}: written by a newer reta (format {manifest['format']})")
+        return manifest
+
+    def verify(self) -> list[str]:
+        """Return every way the folder differs from its manifest; an empty list means intact."""
+        try:
+            manifest = self.manifest()
+        except RetaError as error:
+            return [str(error)]
+        body = {name: value for name, value in manifest.items() if name != "seal"}
+        if fingerprint(body) != manifest.get("seal"):
+            return [f"{MANIFEST}: changed after it was written"]
+        problems = []
+        for name, digest in manifest["files"].items():
+            path = self.path / name
+            if not path.is_file():
+                problems.append(f"{name}: missing")
+            elif sha256_file(path) != digest:
+                problems.append(f"{name}: changed after it was written")
+        known = {MANIFEST, *DERIVED, *manifest["files"]}
+        for path in sorted(self.path.rglob("*")):
+            name = path.relative_to(self.path).as_posix()
+            if path.is_file() and name not in known:
+                problems.append(f"{name}: not in the manifest")
+        return problems
+
+    def clean(self) -> None:
+        """Remove temporary files left by a killed process."""
+        for path in self.path.rglob(".*.tmp"):
+            path.unlink(missing_ok=True)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the folder against a second run.
+
+        Raises:
+            UsageError: at once, naming the holder, if another process holds it.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        holder = self.path / ".holder"
+        lock = FileLock(self.path / ".lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout as error:
+            who = holder.read_text() if holder.exists() else "another process"
+            raise UsageError(f"{self.path} is in use by {who}; wait, or choose another --out") from (
+                error
+            )
+        try:
+            self.clean()
+            started = time.strftime("%Y-%m-%d %H:%M:%S")
+            holder.write_text(f"process {os.getpid()} on {socket.gethostname()} since {started}")
+            yield
+        finally:
+            holder.unlink(missing_ok=True)
+            lock.release()

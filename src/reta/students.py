@@ -1,0 +1,189 @@
+"""Students trained on a distilled set, and the figures that say what the set is worth."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+from reta import __version__
+from reta.config import Config, from_yaml, resolve
+from reta.data.distilled import DistilledSet, load
+from reta.data.sources import Source
+from reta.errors import DataError
+from reta.models import build
+from reta.preparation import open_data
+from reta.runtime import Device, Stopwatch, choose_device
+from reta.storage import MANIFEST, RunFolder, json_bytes, read_json
+from reta.tensors import tensor_bytes
+from reta.training import Protocol, train_student
+
+
+def train(
+    folder: Path | str,
+    student: str | None = None,
+    students: int | None = None,
+    device: str = "auto",
+    source: Source | None = None,
+) -> dict[str, Any]:
+    """Train students from scratch on a distilled set and measure them on unseen real images.
+
+    Students that were trained before are kept, so this may be called again for more.
+
+    Args:
+        folder: a run folder.
+        student: architecture; the one of the run's settings by default.
+        students: how many, with seeds 0, 1, …; that of the run's settings by default.
+        device: ``auto``, ``cpu``, ``cuda`` ….
+        source: the real images, if they are open already.
+
+    Returns:
+        The content of ``metrics.json``.
+
+    Raises:
+        DataError: if the folder is no finished run, or its real images are not the ones it was
+            made from.
+    """
+    run = RunFolder(folder)
+    manifest = run.manifest()
+    config = from_yaml(run.path / "config.yaml")
+    source = source or open_data(config)
+    if source.fingerprint != manifest["data"]["fingerprint"]:
+        raise DataError(
+            f"{config.data}: not the images {run.path} was distilled from; "
+            "they changed since, or another folder took their place"
+        )
+    config = resolve(config, source.image_size)
+    name, count = student or config.student or "convnet3", students or config.students or 1
+    with run.locked():
+        place = choose_device(device)
+        data = load(run.path, temperature=None)
+        for seed in range(count):
+            _train_one(run, name, seed, config, source, data, place)
+        metrics = collect(run, manifest, name, source, data)
+        unit = run.unit("metrics", metrics)
+        if not unit.done:
+            unit.write("metrics.json", json_bytes(metrics))
+            unit.finish()
+        sealed = {key: value for key, value in manifest.items() if key not in ("files", "seal")}
+        run.seal(sealed)
+    return metrics
+
+
+def _train_one(
+    run: RunFolder,
+    name: str,
+    seed: int,
+    config: Config,
+    source: Source,
+    data: DistilledSet,
+    place: Device,
+) -> None:
+    """Train one student as a unit of work."""
+    manifest = run.manifest()
+    protocol = Protocol(data.epochs, config.learning_rate, stretch=config.stretch)
+    shown = {key: digest for key, digest in manifest["files"].items() if key[:6] in _SHOWN}
+    inputs = {
+        "reta": __version__,
+        "architecture": name,
+        "seed": seed,
+        "protocol": asdict(protocol),
+        "set": shown,
+    }
+    unit = run.unit(f"student-{name}-{seed}", inputs)
+    if unit.done:
+        return
+    watch = Stopwatch()
+    average, spread = source.mean_std
+    model = build(
+        name, len(source.classes), source.image_size, mean=average, std=spread, seed=seed
+    ).to(place.torch)
+    progress = train_student(model, data, source.test, protocol, seed=seed)
+    facts = {
+        "architecture": name,
+        "classes": list(source.classes),
+        "mean": list(average),
+        "std": list(spread),
+        "image_size": source.image_size,
+    }
+    unit.write(f"students/{name}-{seed}.safetensors", tensor_bytes(model.state_dict(), facts))
+    unit.finish(
+        {
+            "architecture": name,
+            "seed": seed,
+            "last": progress.last,
+            "best": progress.best,
+            "curve": progress.curve,
+            "per_class": progress.per_class,
+            "seconds": watch.seconds,
+        }
+    )
+
+
+_SHOWN = ("images", "labels")
+
+
+def mean_std(values: list[float]) -> tuple[float, float]:
+    """Return the mean and the sample standard deviation (0 for a single value)."""
+    return mean(values), stdev(values) if len(values) > 1 else 0.0
+
+
+def collect(
+    run: RunFolder, manifest: dict[str, Any], student: str, source: Source, data: DistilledSet
+) -> dict[str, Any]:
+    """Return the figures of a run from its unit records."""
+    records = run.records()
+    facts = [
+        record["facts"]
+        for name, record in sorted(records.items())
+        if name.startswith(f"student-{student}-")
+    ]
+    last, last_std = mean_std([fact["last"] for fact in facts])
+    best, best_std = mean_std([fact["best"] for fact in facts])
+    recovered = [r["facts"] for name, r in records.items() if name.startswith("recover-")]
+    teachers = {r["facts"]["architecture"]: r["facts"] for n, r in records.items() if "teacher-" in n}
+    full = teachers.get(student)
+    sizes = {
+        part: sum((run.path / n).stat().st_size for n in manifest["files"] if n.startswith(part))
+        for part in _SHOWN
+    }
+    return {
+        "student": student,
+        "accuracy": {
+            "last_mean": last,
+            "last_std": last_std,
+            "best_mean": best,
+            "best_std": best_std,
+        },
+        "students": facts,
+        "kappa_mean": read_json(run.path / "geometry.json")["kappa_mean"],
+        "seconds_per_image": sum(fact["seconds"] for fact in recovered) / len(data),
+        "peak_memory": max(fact["peak_memory"] for fact in recovered),
+        "bytes_images": sizes["images"],
+        "bytes_labels": sizes["labels"],
+        "label_epochs": data.epochs,
+        "chance": 1 / len(source.classes),
+        "full_data": full and {"test_accuracy": full["test_accuracy"], "architecture": student},
+    }
+
+
+def evaluate(folder: Path | str, device: str = "auto") -> dict[str, Any]:
+    """Return the figures of a distilled set, training its students first if there are none.
+
+    Args:
+        folder: a run folder.
+        device: ``auto``, ``cpu``, ``cuda`` ….
+
+    Returns:
+        The content of ``metrics.json``: accuracy of the students on unseen real images, κ, cost
+        and sizes.
+    """
+    run = RunFolder(folder)
+    if "metrics.json" in run.manifest()["files"]:
+        metrics: dict[str, Any] = read_json(run.path / "metrics.json")
+        return metrics
+    return train(folder, device=device)
+
+
+__all__ = ["MANIFEST", "collect", "evaluate", "mean_std", "train"]

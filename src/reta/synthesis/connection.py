@@ -1,0 +1,82 @@
+"""Residual connections: from time to time a real image is blended into each synthetic one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import torch
+import torch.nn.functional as F
+
+from reta.runtime import UsageError
+
+if TYPE_CHECKING:
+    from reta.synthesis.pool import Pool
+
+
+def resample(patches: torch.Tensor, size: int, grid: int = 1) -> torch.Tensor:
+    """Bring real patches ``(n, 3, h, w)`` to ``size`` pixels: the Resample of Eq. 2.
+
+    A patch that is a whole image (``grid`` 1) is resized bilinearly, as FADRM's code does. A
+    smaller one, cut from a ``grid × grid`` raster, is tiled, as the paper says.
+    """
+    if grid == 1 and patches.shape[-1] == size:
+        return patches
+    tile = -(-size // grid)  # ceil, so that the tiles cover the image
+    small = F.interpolate(patches, size=(tile, tile), mode="bilinear", align_corners=False)
+    return small.repeat(1, 1, grid, grid)[..., :size, :size]
+
+
+def residual_connection(
+    images: torch.Tensor, anchors: torch.Tensor, alpha: float = 0.5
+) -> torch.Tensor:
+    """Eq. 2, 6: x ← α·x + (1 − α)·Resample(o, D), with anchors already resampled to D."""
+    return alpha * images + (1 - alpha) * anchors
+
+
+def fit_gap(images: torch.Tensor, anchors: torch.Tensor) -> torch.Tensor:
+    """Eq. 3: Δ, the mean over images ``(..., 3, h, w)`` of ‖x − P‖₂², pixels in [0, 1]."""
+    return (images - anchors).square().flatten(-3).sum(dim=-1).mean()
+
+
+class Connection(Protocol):
+    """Chooses, at each connection, the real image that is blended into each synthetic one."""
+
+    @property
+    def alpha(self) -> float:
+        """Weight of the synthetic image."""
+        ...
+
+    def choose(
+        self, pool: Pool, label: int, queries: torch.Tensor, current: torch.Tensor | None, size: int
+    ) -> torch.Tensor:
+        """Return pool indices ``(ipc,)`` of the anchors of one class.
+
+        Args:
+            pool: the real images.
+            label: the class.
+            queries: ``(ipc, d)`` features of the synthetic images.
+            current: ``(ipc,)`` pool indices of the last anchors; at first the start images, or
+                None if those are no real images.
+            size: resolution at which the anchors will be connected.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class FixedAnchor:
+    """FADRM: every synthetic image keeps the real image it started from as its anchor.
+
+    Attributes:
+        alpha: weight of the synthetic image.
+    """
+
+    alpha: float = 0.5
+
+    def choose(
+        self, pool: Pool, label: int, queries: torch.Tensor, current: torch.Tensor | None, size: int
+    ) -> torch.Tensor:
+        """Return the anchors unchanged."""
+        if current is None:
+            raise UsageError("a fixed anchor needs a start from whole real images")
+        return current

@@ -1,0 +1,308 @@
+"""The one loop that runs any recipe over a block of classes, all their images side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from reta.data.augment import Views, random_views, render
+from reta.models import Classifier
+from reta.runtime import DivergedError, Stopwatch, random_generator, track
+from reta.synthesis.connection import fit_gap, resample, residual_connection
+from reta.synthesis.matching import BatchNormProbe
+from reta.synthesis.pool import Pool
+from reta.synthesis.recipe import Recipe
+from reta.synthesis.schedule import Block, Schedule
+from reta.topology import contraction_ratio
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the loop needs to know besides the recipe.
+
+    Attributes:
+        ipc: images per class.
+        seed: of the run.
+        flip: whether mirroring keeps the meaning of the images.
+        images_per_pass: BN groups share a forward pass up to this many images. Statistics are
+            taken per group, so this changes speed and memory, and results only by rounding.
+    """
+
+    ipc: int
+    seed: int = 0
+    flip: bool = True
+    images_per_pass: int = 100
+
+
+@dataclass(frozen=True)
+class Recovered:
+    """The synthetic images of a block of classes and how they came about.
+
+    Attributes:
+        images: ``(classes, ipc, 3, s, s)`` uint8.
+        frames: the images at the start and after each block, each ``(classes, ipc, 3, s, s)``.
+        anchors: pool indices ``(classes, ipc)`` of the start, if real, and of each connection.
+        steps: losses by step, thinned to about a hundred rows.
+        connections: what each connection chose and did.
+        seconds: wall-clock time.
+    """
+
+    images: torch.Tensor
+    frames: list[torch.Tensor]
+    anchors: list[torch.Tensor]
+    steps: list[dict[str, float]]
+    connections: list[dict[str, float]]
+    seconds: float
+
+
+def jitter(image_size: int) -> int:
+    """Return FADRM's largest circular shift: 4 px up to 64 px, 32 px at 224."""
+    if image_size > 64:
+        return image_size // 7
+    return min(4, image_size // 8)
+
+
+class Recovery:
+    """One block of classes on its way from start images to synthetic ones.
+
+    Pixels are ``(ipc, classes, 3, D, D)``: the first axis counts BN groups of one image per class.
+    They are kept in units of the data's standard deviation, in which the learning rate is given.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        committee: Sequence[Classifier],
+        pool: Pool,
+        labels: Sequence[int],
+        settings: Settings,
+    ) -> None:
+        self.recipe = recipe
+        self.teachers = list(committee) if recipe.committee == "all" else list(committee[:1])
+        self.probes = [BatchNormProbe(teacher) for teacher in self.teachers]
+        self.pool = pool
+        self.labels = list(labels)
+        self.settings = settings
+        self.image_size = pool.images.shape[-1]
+        device = self.teachers[0].mean.device
+        self.unit = self.teachers[0].std.squeeze(0)  # (3, 1, 1)
+        self.targets = torch.tensor(self.labels, device=device)
+        beginning = recipe.start(pool, committee[0], self.labels, settings.ipc, settings.seed)
+        self.anchors = beginning.anchors
+        self.pixels = beginning.images.to(device) / self.unit
+        self.packs = self._packs()
+        self.steps: list[dict[str, float]] = []
+        self.connections: list[dict[str, float]] = []
+
+    def _packs(self) -> list[slice]:
+        groups = max(1, self.settings.images_per_pass // len(self.labels))
+        return [slice(i, i + groups) for i in range(0, self.settings.ipc, groups)]
+
+    def run(self) -> Recovered:
+        """Optimise and connect, block after block.
+
+        Raises:
+            DivergedError: if the loss becomes NaN or infinite.
+        """
+        watch = Stopwatch()
+        frames, chosen = [self._frame()], [] if self.anchors is None else [self.anchors]
+        if self.recipe.schedule:
+            blocks = self.recipe.schedule.blocks(self.image_size)
+            done = 0
+            for index, block in enumerate(blocks):
+                self.pixels = self._resized(block.size)
+                self._optimise(self.recipe.schedule, block, index, done)
+                done += block.steps
+                frames.append(self._frame())
+                if self.recipe.connection and index + 1 < len(blocks):
+                    self._connect(blocks[index + 1].size, done)
+                    chosen.append(self.anchors)
+        return Recovered(
+            images=frames[-1],
+            frames=frames,
+            anchors=[anchors.T.contiguous() for anchors in chosen if anchors is not None],
+            steps=self.steps,
+            connections=self.connections,
+            seconds=watch.seconds,
+        )
+
+    def _frame(self) -> torch.Tensor:
+        images = (self._resized(self.image_size) * self.unit).clamp(0, 1)
+        return (images * 255).round().to(torch.uint8).transpose(0, 1).contiguous().cpu()
+
+    def _resized(self, size: int) -> torch.Tensor:
+        return resample(self.pixels.flatten(0, 1), size).unflatten(0, self.pixels.shape[:2])
+
+    def _draw_views(self, block: Block, index: int) -> list[Views]:
+        """Draw the augmentation of every step of a block: one view per BN group."""
+        draws = [
+            random_views(
+                random_generator(self.settings.seed, "recover", self.labels[0], image, index),
+                block.steps,
+                block.size,
+                scale=self.recipe.objective.crop,
+                flip=self.settings.flip,
+                shift=jitter(self.image_size),
+            )
+            for image in range(self.settings.ipc)
+        ]
+        parts = zip(*[(view.boxes, view.flips, view.shifts) for view in draws], strict=True)
+        boxes, flips, shifts = (torch.stack(part, dim=1) for part in parts)  # (steps, ipc, …)
+        return [Views(*view) for view in zip(boxes, flips, shifts, strict=True)]
+
+    def _optimise(self, schedule: Schedule, block: Block, index: int, done: int) -> None:
+        """Take the steps of one block; Adam's moments begin anew."""
+        self.pixels.requires_grad_()
+        optimiser = torch.optim.Adam([self.pixels], betas=schedule.betas, eps=1e-8)
+        views = self._draw_views(block, index)
+        row_every = max(1, schedule.steps // 100)
+        topology, pull = self.recipe.topology, None
+        description = f"recover: block {index + 1}/{schedule.connections + 1}"
+        for step in track(range(block.steps), description, block.steps):
+            turn = (done + step) % len(self.teachers)
+            gradient, row = self._match(turn, views[step])
+            if topology and topology.due(step, block.steps):
+                pull, aligned = self._align()
+                row |= aligned
+                row["gradient_ratio"] = float(pull.norm() / gradient.norm().clamp(min=1e-12))
+            if pull is not None and topology:
+                if topology.spread:
+                    gradient = gradient + pull / topology.interval
+                else:
+                    gradient, pull = gradient + pull, None
+            self.pixels.grad = gradient
+            optimiser.param_groups[0]["lr"] = schedule.rate(done + step)
+            optimiser.step()
+            with torch.no_grad():
+                self.pixels.copy_(torch.minimum(self.pixels.clamp_(min=0), 1 / self.unit))
+            if (done + step) % row_every == 0 or "topology" in row or step == block.steps - 1:
+                self._log(done + step, turn, row)
+        self.pixels = self.pixels.detach()
+
+    def _match(self, turn: int, views: Views) -> tuple[torch.Tensor, dict[str, Any]]:
+        """Return the pixel gradient of Eq. 1 and its value, pack by pack."""
+        gradient = torch.empty_like(self.pixels)
+        losses, gaps = [], []
+        for pack in self.packs:
+            leaf = self.pixels.detach()[pack].requires_grad_()
+            augmented = render(leaf * self.unit, views[pack], leaf.shape[-1])
+            loss, gap = self.recipe.objective(self.probes[turn], augmented, self.targets)
+            (gradient[pack],) = torch.autograd.grad(loss.sum(), leaf)
+            losses.append(loss.detach())
+            gaps.append(gap.detach())
+        return gradient, {"loss": torch.cat(losses).mean(), "bn_gap": torch.cat(gaps).mean()}
+
+    @torch.no_grad()
+    def _features(self) -> torch.Tensor:
+        """Return φ of all images as they are, ``(classes, ipc, d)``."""
+        parts = [
+            self.teachers[0].features((self.pixels[pack] * self.unit).flatten(0, 1))
+            for pack in self.packs
+        ]
+        return torch.cat(parts).unflatten(0, self.pixels.shape[:2]).transpose(0, 1)
+
+    def _align(self) -> tuple[torch.Tensor, dict[str, Any]]:
+        """Return the pixel gradient of the topology term and its value.
+
+        The gradient at the features is found first, for all images of a class together; each pack
+        is then back-propagated by itself, so only one pack's graph is ever held.
+        """
+        topology = self.recipe.topology
+        assert topology is not None
+        features = self._features()
+        count = min(self.settings.ipc, topology.points)
+        anchors = None if self.anchors is None else self.anchors
+        real = topology.real_features(
+            self.pool, self.labels, count, self.settings.seed, anchors
+        ).to(features)
+        losses, at_features = topology.gradient(features[:, :count], real)
+        pull = torch.zeros_like(self.pixels)
+        for pack in self.packs:
+            part = at_features.transpose(0, 1)[pack]  # (g, classes, d); shorter beyond n_c
+            if not part.numel() or count < 2:
+                continue
+            leaf = self.pixels.detach()[pack][: len(part)].requires_grad_()
+            reached = self.teachers[0].features((leaf * self.unit).flatten(0, 1))
+            (grad,) = torch.autograd.grad(reached, leaf, part.flatten(0, 1))
+            pull[pack][: len(part)] = grad
+        return pull, {"topology": losses.sum()}
+
+    def _connect(self, size: int, step: int) -> None:
+        """Blend the chosen real images in, at the next block's resolution, and log what it did."""
+        connection = self.recipe.connection
+        assert connection is not None
+        before = self._features()
+        columns = [
+            connection.choose(
+                self.pool,
+                label,
+                before[column],
+                None if self.anchors is None else self.anchors[:, column],
+                size,
+            )
+            for column, label in enumerate(self.labels)
+        ]
+        self.anchors = torch.stack(columns, dim=1)  # (ipc, classes)
+        patches = resample(self.pool.pixels(self.anchors).flatten(0, 1), size)
+        patches = patches.unflatten(0, self.anchors.shape).to(self.pixels.device)
+        images = self._resized(size) * self.unit
+        gap = float(fit_gap(images, patches))
+        self.pixels = residual_connection(images, patches, connection.alpha) / self.unit
+        after = self._features()
+        pairs = zip(before.cpu(), after.cpu(), strict=True)
+        ratios = [contraction_ratio(old, new) for old, new in pairs]
+        distinct = [len(column.unique()) for column in columns]
+        self.connections.append(
+            {
+                "step": step,
+                "fit_gap": gap,
+                "complexity": self._chosen_complexity(size),
+                "distinct_anchors": sum(distinct) / len(distinct),
+                "contraction_ratio": sum(ratios) / len(ratios),
+            }
+        )
+
+    def _chosen_complexity(self, size: int) -> float:
+        """Return the mean c(o) of the current anchors, on the raw scale of Eq. 5."""
+        assert self.anchors is not None
+        values = []
+        for column, label in enumerate(self.labels):
+            chosen = self.anchors[:, column].contiguous()
+            position = torch.searchsorted(self.pool.members(label), chosen)
+            values.append(self.pool.complexity(label, size, 1.0)[position])
+        return float(torch.cat(values).mean())
+
+    def _log(self, step: int, turn: int, row: dict[str, Any]) -> None:
+        values = {name: float(value) for name, value in row.items()}
+        if not all(map(_finite, values.values())):
+            raise DivergedError(
+                f"the loss of {self.teachers[turn].name} became {values['loss']} at step {step}; "
+                "lower schedule.learning_rate, or check that the teacher is trained"
+            )
+        self.steps.append({"step": step, "teacher": turn, **values})
+
+
+def _finite(value: float) -> bool:
+    return value - value == 0
+
+
+def recover(
+    recipe: Recipe,
+    committee: Sequence[Classifier],
+    pool: Pool,
+    labels: Sequence[int],
+    settings: Settings,
+) -> Recovered:
+    """Distil the images of some classes.
+
+    Args:
+        recipe: the method.
+        committee: frozen teachers; the first one gives the features φ.
+        pool: all real images.
+        labels: the classes of this block, at most 100: a BN group is one image of each.
+        settings: what the loop needs to know besides the recipe.
+    """
+    return Recovery(recipe, committee, pool, labels, settings).run()

@@ -1,0 +1,130 @@
+"""Eq. 1: what synthetic images are optimised against, a teacher's classes and its statistics."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from reta.models import Classifier
+
+
+def decoupled_objective(
+    logits: torch.Tensor, labels: torch.Tensor, gap: torch.Tensor, weight: float
+) -> torch.Tensor:
+    """Eq. 1: cross-entropy plus the weighted alignment term, for each BN group.
+
+    L = CE(T(a(x)), y) + β · R_align(x; T)
+
+    Args:
+        logits: ``(g, n, classes)`` of the teacher on the augmented images.
+        labels: ``(n,)`` int64, the same for every group.
+        gap: ``(g,)`` alignment term of each group, see `batchnorm_gap`.
+        weight: β.
+
+    Returns:
+        ``(g,)``; groups are independent, so their losses are summed, not averaged.
+    """
+    groups, images, _ = logits.shape
+    loss = F.cross_entropy(logits.flatten(0, 1), labels.repeat(groups), reduction="none")
+    return loss.view(groups, images).mean(dim=1) + weight * gap
+
+
+def batchnorm_gap(
+    means: Sequence[torch.Tensor],
+    variances: Sequence[torch.Tensor],
+    layers: Sequence[nn.BatchNorm2d],
+    first_weight: float = 10.0,
+) -> torch.Tensor:
+    """Return Σ_l w_l (‖μ_l − μ̂_l‖₂ + ‖v_l − v̂_l‖₂), the alignment term of Eq. 1 (not squared).
+
+    Args:
+        means: for each layer ``(g, channels)`` means of its input over each group.
+        variances: likewise, biased.
+        layers: the layers, whose running statistics are the targets.
+        first_weight: w of the first layer; 1 for all others.
+
+    Returns:
+        ``(g,)``.
+    """
+    gap = means[0].new_zeros(len(means[0]))
+    for index, (mean, variance, layer) in enumerate(zip(means, variances, layers, strict=True)):
+        assert layer.running_mean is not None and layer.running_var is not None
+        distance = torch.linalg.vector_norm(mean - layer.running_mean, dim=1)
+        distance = distance + torch.linalg.vector_norm(variance - layer.running_var, dim=1)
+        gap = gap + (first_weight if index == 0 else 1.0) * distance
+    return gap
+
+
+class BatchNormProbe:
+    """Reads the statistics of what enters each BatchNorm layer of a teacher, per group.
+
+    Groups of images may share a forward pass; because the teacher is in eval mode they do not
+    touch each other, and statistics taken per group equal those of separate passes.
+    """
+
+    def __init__(self, teacher: Classifier) -> None:
+        self.teacher = teacher
+        self.layers = teacher.batch_norms()
+        self._groups = 1
+        self._means: list[torch.Tensor] = []
+        self._variances: list[torch.Tensor] = []
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        self._means, self._variances = [], []
+        hooks = [layer.register_forward_pre_hook(self._read) for layer in self.layers]
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    def _read(self, layer: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        (activation,) = inputs
+        grouped = activation.unflatten(0, (self._groups, -1))  # (g, n, c, h, w)
+        variance, mean = torch.var_mean(grouped, dim=(1, 3, 4), correction=0)
+        self._means.append(mean)
+        self._variances.append(variance)
+
+    def __call__(
+        self, images: torch.Tensor, first_weight: float
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Run the teacher on groups of images ``(g, n, 3, h, w)``.
+
+        Returns:
+            logits ``(g, n, classes)`` and the BN gap ``(g,)``, zero for a teacher without BN.
+        """
+        self._groups = len(images)
+        with self._reading():
+            logits = self.teacher(images.flatten(0, 1)).unflatten(0, images.shape[:2])
+        if not self.layers:
+            return logits, logits.new_zeros(len(images))
+        gap = batchnorm_gap(self._means, self._variances, self.layers, first_weight)
+        return logits, gap
+
+
+@dataclass(frozen=True)
+class Matching:
+    """The decoupled objective with FADRM's settings.
+
+    Attributes:
+        bn_weight: β, weight of the alignment term.
+        first_weight: extra weight of the first BatchNorm layer.
+        crop: range of the share of the area that the random resized crop keeps.
+    """
+
+    bn_weight: float = 0.01
+    first_weight: float = 10.0
+    crop: tuple[float, float] = (0.08, 1.0)
+
+    def __call__(
+        self, probe: BatchNormProbe, images: torch.Tensor, labels: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return Eq. 1 and its alignment term, both ``(g,)``, for ``(g, n, 3, h, w)`` images."""
+        logits, gap = probe(images, self.first_weight)
+        return decoupled_objective(logits, labels, gap, self.bn_weight), gap

@@ -1,0 +1,38 @@
+"""A method is a value: what it starts from, matches, connects and keeps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from reta.synthesis.alignment import TopologyAlignment
+from reta.synthesis.connection import Connection
+from reta.synthesis.matching import Matching
+from reta.synthesis.schedule import Schedule
+from reta.synthesis.start import Start
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A distillation method.
+
+    Attributes:
+        summary: one line for people.
+        source: paper or repository the settings come from.
+        start: what the images start from.
+        schedule: the optimisation budget; None leaves the start images as they are.
+        objective: what the pixels are optimised against.
+        connection: which real images are blended in between blocks, if any.
+        topology: the topology term, if any.
+        committee: whether all teachers take turns or only the first one is used. Labels always
+            come from the whole committee, so that methods differ in their images alone.
+    """
+
+    summary: str
+    source: str
+    start: Start
+    schedule: Schedule | None = None
+    objective: Matching = Matching()
+    connection: Connection | None = None
+    topology: TopologyAlignment | None = None
+    committee: Literal["all", "first"] = "all"

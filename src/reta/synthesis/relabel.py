@@ -1,0 +1,98 @@
+"""Soft labels: the committee's mean logits on augmented views, under batch statistics."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from itertools import groupby
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from reta.data.labels import LabelShard, draw_epoch, micro_batches
+from reta.models import Classifier
+
+_VIEWS_PER_PASS = 256
+
+
+@contextmanager
+def batch_statistics(model: Classifier, group: int) -> Iterator[None]:
+    """Let BatchNorm normalise each ``group`` consecutive images by their own statistics.
+
+    This equals a separate forward pass of every group in train mode (FADRM labels halves of 8),
+    except that dropout stays off and running statistics stay as they are.
+    """
+
+    def forward(layer: nn.BatchNorm2d, inputs: torch.Tensor) -> torch.Tensor:
+        # Groups become channels, so that one native call normalises them all.
+        groups = len(inputs) // group
+        folded = inputs.unflatten(0, (groups, group)).transpose(0, 1).flatten(1, 2)
+        weight, bias = layer.weight.repeat(groups), layer.bias.repeat(groups)
+        normal = F.batch_norm(folded, None, None, weight, bias, training=True, eps=layer.eps)
+        return normal.unflatten(1, (groups, -1)).transpose(0, 1).flatten(0, 1)
+
+    layers = model.batch_norms()
+    for layer in layers:
+        layer.forward = forward.__get__(layer)  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        for layer in layers:
+            del layer.forward
+
+
+@torch.no_grad()
+def committee_logits(
+    committee: Sequence[Classifier], views: torch.Tensor, sizes: Sequence[int]
+) -> torch.Tensor:
+    """Return the mean logits ``(n, classes)`` of views ``(n, 3, s, s)``.
+
+    Args:
+        committee: the teachers.
+        views: in [0, 1].
+        sizes: of the consecutive micro-batches that are normalised together; they add up to n.
+    """
+    logits = []
+    begin = 0
+    for size, run in groupby(sizes):  # micro-batches of one size share forward passes
+        end = begin + size * len(list(run))
+        for part in views[begin:end].split(size * max(1, _VIEWS_PER_PASS // size)):
+            with ExitStack() as stack:
+                for teacher in committee:
+                    stack.enter_context(batch_statistics(teacher, size))
+                logits.append(torch.stack([teacher(part) for teacher in committee]).mean(dim=0))
+        begin = end
+    return torch.cat(logits)
+
+
+def relabel(
+    committee: Sequence[Classifier],
+    images: torch.Tensor,
+    epochs: range,
+    *,
+    seed: int,
+    crop: tuple[float, float] = (0.08, 1.0),
+    flip: bool = True,
+) -> LabelShard:
+    """Return the soft labels of some epochs of views.
+
+    Args:
+        committee: frozen teachers.
+        images: ``(n, 3, s, s)`` uint8, all synthetic images.
+        epochs: which epochs.
+        seed: of the run.
+        crop: range of the share of the area that a view shows.
+        flip: whether mirroring keeps the meaning of the images.
+    """
+    device = committee[0].mean.device
+    images = images.to(device)
+    count, size = len(images), images.shape[-1]
+    sizes = [part.stop - part.start for batch in micro_batches(count) for part in batch]
+    shown, logits = [], []
+    for epoch in epochs:
+        views = draw_epoch(seed, epoch, count, size, crop, flip)
+        pixels = views.render(images, torch.arange(count))
+        shown.append(views)
+        logits.append(committee_logits(committee, pixels, sizes).cpu())
+    return LabelShard(shown, torch.stack(logits))

@@ -1,0 +1,136 @@
+"""Dynamic Retrieval Connection: the anchor is the real image that fits best and is simple enough."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, get_args
+
+import torch
+import torch.nn.functional as F
+from scipy.optimize import linear_sum_assignment
+
+from reta.runtime import UsageError, warn_once
+
+if TYPE_CHECKING:
+    from reta.synthesis.pool import Pool
+
+ComplexityScale = Literal["minmax", "rank", "zscore", "raw"]
+Anchors = Literal["argmin", "distinct"]
+
+
+def fit_complexity_score(
+    queries: torch.Tensor, keys: torch.Tensor, complexity: torch.Tensor, trade_off: float = 0.1
+) -> torch.Tensor:
+    """Eq. 4: J(o | x) = (1 − λ)·‖q(x) − z(o)‖₂² + λ·c(o), with q and z scaled to unit length.
+
+    Args:
+        queries: ``(m, d)`` features φ of the synthetic images.
+        keys: ``(n, d)`` features φ of the candidates.
+        complexity: ``(n,)`` c(o), on the scale it is to count with.
+        trade_off: λ; 0 is the nearest neighbour, 1 the simplest image.
+
+    Returns:
+        ``(m, n)``, lower is better.
+    """
+    # On the unit sphere ‖q − z‖² = 2 − 2·q·z: one matrix product instead of m·n differences.
+    similarity = F.normalize(queries, dim=1) @ F.normalize(keys, dim=1).T
+    return (1 - trade_off) * (2 - 2 * similarity) + trade_off * complexity
+
+
+def edge_complexity(images: torch.Tensor, sigma: float = 1.0) -> torch.Tensor:
+    """Eq. 5: c(o) = Var over the grid of ‖∇(G_σ ∗ o)(u)‖₂².
+
+    Args:
+        images: ``(n, channels, h, w)`` in [0, 1], both sides at least 2; squared norms are summed
+            over the channels.
+        sigma: standard deviation of the Gaussian in pixels; its kernel has radius ⌈3σ⌉.
+
+    Returns:
+        ``(n,)``, the population variance; zero for a constant image.
+    """
+    smooth = _gaussian_blur(images, sigma)
+    down, right = torch.gradient(smooth, dim=(2, 3))
+    energy = (down.square() + right.square()).sum(dim=1)  # (n, h, w)
+    return energy.flatten(1).var(dim=1, correction=0)
+
+
+def _gaussian_blur(images: torch.Tensor, sigma: float) -> torch.Tensor:
+    if sigma == 0:
+        return images
+    radius = math.ceil(3 * sigma)
+    offsets = torch.arange(-radius, radius + 1, dtype=images.dtype, device=images.device)
+    kernel = torch.exp(-offsets.square() / (2 * sigma**2))
+    kernel = kernel / kernel.sum()
+    for axis in (2, 3):
+        size = images.shape[axis]
+        # Indices mirrored at the border pixel; unlike padding, this also serves a radius beyond
+        # the image's side, where the mirror repeats.
+        period = max(2 * (size - 1), 1)
+        index = torch.arange(-radius, size + radius, device=images.device) % period
+        index = torch.minimum(index, period - index)
+        windows = images.index_select(axis, index).unfold(axis, 2 * radius + 1, 1)
+        images = windows @ kernel
+    return images
+
+
+def scale_complexity(complexity: torch.Tensor, scale: ComplexityScale) -> torch.Tensor:
+    """Bring the complexities ``(n,)`` of one class pool to the scale of the fit term.
+
+    Raw complexities are some 10⁻⁴, against a fit term of up to 4, so unscaled they never count.
+    """
+    if scale == "raw":
+        return complexity
+    if scale == "rank":
+        ranks = complexity.argsort(stable=True).argsort(stable=True).to(complexity)
+        return ranks / max(len(complexity) - 1, 1)
+    if scale == "zscore":
+        return (complexity - complexity.mean()) / complexity.std(correction=0).clamp(min=1e-12)
+    span = (complexity.max() - complexity.min()).clamp(min=1e-12)
+    return (complexity - complexity.min()) / span
+
+
+@dataclass(frozen=True)
+class RetrievedAnchor:
+    """DRC: at each connection, retrieve for every synthetic image the candidate of least J.
+
+    Attributes:
+        alpha: weight of the synthetic image.
+        trade_off: λ of Eq. 4.
+        anchors: ``argmin`` lets several images of a class take the same anchor (the paper);
+            ``distinct`` gives each its own, at the least total cost.
+        complexity_scale: how c(o) is brought to the scale of the fit term.
+        sigma: smoothing of Eq. 5, in pixels.
+    """
+
+    alpha: float = 0.5
+    trade_off: float = 0.1
+    anchors: Anchors = "argmin"
+    complexity_scale: ComplexityScale = "minmax"
+    sigma: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.trade_off <= 1:
+            raise UsageError(f"connection.trade_off is {self.trade_off}; choose it in [0, 1]")
+        for value, choices in ((self.anchors, Anchors), (self.complexity_scale, ComplexityScale)):
+            if value not in get_args(choices):
+                raise UsageError(f"{value!r} is not one of {', '.join(get_args(choices))}")
+
+    def choose(
+        self, pool: Pool, label: int, queries: torch.Tensor, current: torch.Tensor | None, size: int
+    ) -> torch.Tensor:
+        """Return pool indices ``(ipc,)``: o* = argmin J over the class, see `Connection`."""
+        members = pool.members(label)
+        complexity = pool.complexity(label, size, self.sigma)
+        cost = fit_complexity_score(
+            queries.double().cpu(),
+            pool.features[members].double(),
+            scale_complexity(complexity.double(), self.complexity_scale),
+            self.trade_off,
+        )  # (ipc, m)
+        if self.anchors == "argmin" or len(members) < len(queries):
+            if self.anchors == "distinct":
+                warn_once("a class has fewer real images than ipc: anchors cannot be distinct")
+            return members[cost.argmin(dim=1)]
+        _, columns = linear_sum_assignment(cost.numpy())
+        return members[torch.from_numpy(columns)]

@@ -1,0 +1,163 @@
+"""Where synthetic images start: real images, a mosaic of real crops, or noise."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+
+from reta.data.augment import random_views, render
+from reta.models import Classifier
+from reta.runtime import random_generator, warn_once
+from reta.synthesis.pool import Pool
+
+
+@dataclass(frozen=True)
+class Beginning:
+    """The images a block starts from.
+
+    Attributes:
+        images: ``(ipc, classes, 3, s, s)`` in [0, 1].
+        anchors: ``(ipc, classes)`` pool indices of the real images they are, or None if they are
+            no single real images.
+    """
+
+    images: torch.Tensor
+    anchors: torch.Tensor | None
+
+
+class Start:
+    """Says what the synthetic images of some classes start from."""
+
+    def __call__(
+        self, pool: Pool, teacher: Classifier, labels: Sequence[int], ipc: int, seed: int
+    ) -> Beginning:
+        """Return ``ipc`` images of each class, the same for the same seed in any block."""
+        raise NotImplementedError  # pragma: no cover - the interface
+
+
+def pick(ranked: torch.Tensor, count: int, label: int) -> torch.Tensor:
+    """Return the first ``count`` of some ranked images, beginning again when they run out."""
+    if len(ranked) < count:
+        warn_once(f"class {label} has {len(ranked)} images, fewer than ipc {count}: some repeat")
+    return ranked[torch.arange(count) % len(ranked)]
+
+
+def random_order(pool: Pool, label: int, seed: int) -> torch.Tensor:
+    """Return the images of a class in random order."""
+    members = pool.members(label)
+    return members[random_generator(seed, "start", label).permutation(len(members))]
+
+
+def medium_order(pool: Pool, label: int, seed: int) -> torch.Tensor:
+    """Return the images of a class, nearest the median of the true-class probability first.
+
+    FADRM starts from such images of medium difficulty.
+    """
+    members = pool.members(label)
+    confidence = pool.confidence[members]
+    return members[(confidence - confidence.median()).abs().argsort(stable=True)]
+
+
+def typical_order(pool: Pool, label: int, seed: int) -> torch.Tensor:
+    """Return the images of a class, most confidently recognised first."""
+    members = pool.members(label)
+    return members[pool.confidence[members].argsort(descending=True, stable=True)]
+
+
+Order = Literal["medium", "random", "typical"]
+_ORDERS: dict[Order, Callable[[Pool, int, int], torch.Tensor]] = {
+    "medium": medium_order,
+    "random": random_order,
+    "typical": typical_order,
+}
+
+
+@dataclass(frozen=True)
+class RealImages(Start):
+    """Whole real images.
+
+    Attributes:
+        order: which images of a class come first.
+    """
+
+    order: Order = "medium"
+
+    def __call__(
+        self, pool: Pool, teacher: Classifier, labels: Sequence[int], ipc: int, seed: int
+    ) -> Beginning:
+        """Return the first ``ipc`` images of each class."""
+        order = _ORDERS[self.order]
+        anchors = [pick(order(pool, label, seed), ipc, label) for label in labels]
+        indices = torch.stack(anchors, dim=1)  # (ipc, classes)
+        return Beginning(pool.pixels(indices), indices)
+
+
+@dataclass(frozen=True)
+class Noise(Start):
+    """Gaussian noise with the mean and spread of the data, as SRe2L starts."""
+
+    def __call__(
+        self, pool: Pool, teacher: Classifier, labels: Sequence[int], ipc: int, seed: int
+    ) -> Beginning:
+        """Return independent noise images, clipped to the valid range."""
+        shape = pool.images.shape[1:]
+        draws = [
+            [random_generator(seed, "start", label, index).standard_normal(shape) for label in labels]
+            for index in range(ipc)
+        ]
+        noise = torch.stack([torch.stack([torch.from_numpy(x) for x in row]) for row in draws])
+        images = teacher.mean.cpu() + teacher.std.cpu() * noise.float()
+        return Beginning(images.clamp(0, 1), None)
+
+
+@dataclass(frozen=True)
+class Mosaic(Start):
+    """RDED: the crops the teacher recognises best, stitched together.
+
+    Attributes:
+        factor: crops along each side of an image; None is 1 up to 64 px and 2 above.
+        candidates: random real images considered for each class.
+        crops: random crops of each candidate, of which the most recognisable is kept.
+    """
+
+    factor: int | None = None
+    candidates: int = 300
+    crops: int = 5
+
+    def __call__(
+        self, pool: Pool, teacher: Classifier, labels: Sequence[int], ipc: int, seed: int
+    ) -> Beginning:
+        """Return mosaics; the lowest cross-entropy first."""
+        factor = self.factor or (1 if pool.images.shape[-1] <= 64 else 2)
+        mosaics = [self._mosaics(pool, teacher, label, ipc, factor, seed) for label in labels]
+        return Beginning(torch.stack(mosaics, dim=1), None)
+
+    @torch.no_grad()
+    def _mosaics(
+        self, pool: Pool, teacher: Classifier, label: int, ipc: int, factor: int, seed: int
+    ) -> torch.Tensor:
+        size = pool.images.shape[-1]
+        side = size // factor
+        chosen = random_order(pool, label, seed)[: max(self.candidates, ipc * factor**2)]
+        rng = random_generator(seed, "mosaic", label)
+        # Mirroring does not change how well a crop is recognised, so it is left to the student.
+        views = random_views(
+            rng, len(chosen) * self.crops, size, ratio=(1, 1), flip=False, out_size=side
+        )
+        crops = render(pool.pixels(chosen.repeat_interleave(self.crops)), views, side)
+        device = teacher.mean.device
+        # RDED judges a crop at its final scale, on black where its neighbours will be.
+        padded = F.pad(crops, [(size - side) // 2, -(-(size - side) // 2)] * 2)
+        logits = torch.cat([teacher(part.to(device)).cpu() for part in padded.split(500)])
+        target = torch.full((len(logits),), label)
+        loss = F.cross_entropy(logits, target, reduction="none").view(-1, self.crops)
+        best = loss.min(dim=1)
+        order = pick(best.values.argsort(stable=True), ipc * factor**2, label)
+        kept = crops.view(-1, self.crops, *crops.shape[1:])[order, best.indices[order]]
+        grid = kept.view(ipc, factor, factor, 3, side, side)
+        image = grid.permute(0, 3, 1, 4, 2, 5).reshape(ipc, 3, factor * side, factor * side)
+        return F.pad(image, [0, size - factor * side] * 2, mode="replicate")

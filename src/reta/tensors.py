@@ -1,0 +1,46 @@
+"""Tensors and images as bytes of plain files: safetensors and PNG, never pickle."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.torch
+import torch
+from PIL import Image
+
+from reta.errors import DataError
+
+
+def tensor_bytes(tensors: Mapping[str, torch.Tensor], facts: Mapping[str, Any]) -> bytes:
+    """Return a safetensors file holding tensors and, as metadata, JSON facts about them."""
+    metadata = {name: json.dumps(value) for name, value in facts.items()}
+    contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    return safetensors.torch.save(contiguous, metadata)
+
+
+def read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """Return the tensors and the facts of a safetensors file.
+
+    Raises:
+        DataError: if the file is missing or damaged.
+    """
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            facts = {name: json.loads(text) for name, text in (file.metadata() or {}).items()}
+            return {name: file.get_tensor(name) for name in file.keys()}, facts  # noqa: SIM118
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: not found; is this a run folder of reta?") from error
+    except (safetensors.SafetensorError, ValueError, OSError) as error:
+        raise DataError(f"{path}: damaged ({error}); run `reta verify` on its folder") from error
+
+
+def png_bytes(image: torch.Tensor) -> bytes:
+    """Return a PNG of one image ``(3, h, w)`` uint8."""
+    buffer = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(image.permute(1, 2, 0).numpy())).save(buffer, "PNG")
+    return buffer.getvalue()

@@ -1,0 +1,204 @@
+"""The one training loop, for teachers on real images and students on distilled ones."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+
+from reta.data.augment import padded_views, random_views, render
+from reta.data.distilled import DistilledSet, MicroBatch
+from reta.data.sources import ImageSet
+from reta.models import Classifier
+from reta.runtime import random_generator, torch_seed, track
+
+Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+Batches = Callable[[int], Iterable[list[MicroBatch]]]
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How a model is trained: AdamW with a cosine over all epochs.
+
+    Attributes:
+        epochs: passes over the data.
+        learning_rate: at the start.
+        weight_decay: of weights with more than one axis; biases and norms are spared.
+        stretch: η, the cosine runs over η times the epochs; at 2 it ends at half the rate.
+        temperature: T of the soft labels.
+    """
+
+    epochs: int
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.01
+    stretch: float = 1.0
+    temperature: float = 20.0
+
+    def rate(self, epoch: int) -> float:
+        """Return the learning rate of an epoch."""
+        phase = math.pi * epoch / (self.epochs * self.stretch)
+        return self.learning_rate * 0.5 * (1 + math.cos(phase))
+
+
+@dataclass
+class Progress:
+    """Accuracy over the course of training.
+
+    Attributes:
+        curve: epochs finished and test accuracy in [0, 1] after them.
+        per_class: last accuracy of each class.
+    """
+
+    curve: list[tuple[int, float]] = field(default_factory=list)
+    per_class: list[float] = field(default_factory=list)
+
+    @property
+    def last(self) -> float:
+        """Accuracy after the last epoch."""
+        return self.curve[-1][1]
+
+    @property
+    def best(self) -> float:
+        """Best accuracy seen: chosen on test images, so read it beside `last`."""
+        return max(accuracy for _, accuracy in self.curve)
+
+
+def soft_loss(temperature: float) -> Loss:
+    """Return KL(student ‖ teacher) at a temperature, from logits, without the factor T²."""
+
+    def loss(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        student = F.log_softmax(logits / temperature, dim=1)
+        teacher = F.log_softmax(targets / temperature, dim=1)
+        return F.kl_div(student, teacher, reduction="batchmean", log_target=True)
+
+    return loss
+
+
+def fit(
+    model: Classifier,
+    batches: Batches,
+    loss: Loss,
+    protocol: Protocol,
+    after_epoch: Callable[[int], None],
+    description: str,
+) -> None:
+    """Train a model in place.
+
+    Args:
+        model: on its device.
+        batches: for an epoch, its batches, each a list of micro-batches. A micro-batch is one
+            forward pass, so one set of batch statistics; a batch is one optimiser step.
+        loss: of logits and targets.
+        protocol: rates and epochs.
+        after_epoch: called with the number of epochs finished.
+        description: for the progress bar.
+    """
+    decayed = [p for p in model.parameters() if p.ndim > 1]
+    spared = [p for p in model.parameters() if p.ndim <= 1]
+    groups = [
+        {"params": decayed, "weight_decay": protocol.weight_decay},
+        {"params": spared, "weight_decay": 0.0},
+    ]
+    optimiser = torch.optim.AdamW(groups, lr=protocol.learning_rate)
+    for epoch in track(range(protocol.epochs), description, protocol.epochs):
+        for group in optimiser.param_groups:
+            group["lr"] = protocol.rate(epoch)
+        model.train()
+        for batch in batches(epoch):
+            optimiser.zero_grad()
+            for images, targets in batch:
+                (loss(model(images), targets) / len(batch)).backward()
+            optimiser.step()
+        after_epoch(epoch + 1)
+
+
+@torch.no_grad()
+def predict(model: Classifier, images: torch.Tensor, batch_size: int = 500) -> torch.Tensor:
+    """Return the predicted classes ``(n,)`` of images ``(n, 3, s, s)`` uint8."""
+    model.eval()
+    device = model.mean.device
+    parts = [model(part.to(device).float() / 255).argmax(1) for part in images.split(batch_size)]
+    return torch.cat(parts).cpu()
+
+
+def accuracy(model: Classifier, images: ImageSet) -> tuple[float, list[float]]:
+    """Return the share of images recognised, in all and by class."""
+    right = predict(model, images.images) == images.labels
+    per_class = [
+        float(right[images.labels == label].float().mean()) if (images.labels == label).any() else 0.0
+        for label in range(len(images.classes))
+    ]
+    return float(right.float().mean()), per_class
+
+
+def watch(model: Classifier, test: ImageSet, epochs: int, points: int = 10) -> tuple[
+    Progress, Callable[[int], None]
+]:
+    """Return a record of test accuracy and the call-back that fills it, ``points`` times in all."""
+    progress = Progress()
+    every = max(1, epochs // points)
+
+    def after_epoch(epoch: int) -> None:
+        if epoch % every == 0 or epoch == epochs:
+            total, progress.per_class = accuracy(model, test)
+            progress.curve.append((epoch, total))
+
+    return progress, after_epoch
+
+
+def train_teacher(
+    model: Classifier,
+    images: ImageSet,
+    test: ImageSet,
+    protocol: Protocol,
+    *,
+    flip: bool,
+    seed: int,
+    batch_size: int = 128,
+) -> Progress:
+    """Train a teacher on real images with hard labels (squeeze).
+
+    Small images are moved and mirrored, larger ones cropped and mirrored, as is usual.
+    """
+    device, size = model.mean.device, images.images.shape[-1]
+    pixels, labels = images.images.to(device), images.labels.to(device)
+
+    def batches(epoch: int) -> Iterator[list[MicroBatch]]:
+        rng = random_generator(seed, "squeeze", model.name, epoch)
+        order = torch.from_numpy(rng.permutation(len(images)))
+        if size <= 64:
+            views = padded_views(rng, len(images), size, pad=max(1, size // 8), flip=flip)
+        else:
+            views = random_views(rng, len(images), size, scale=(0.25, 1.0), flip=flip)
+        for part in torch.arange(len(images)).split(batch_size):
+            if len(part) == 1 and len(images) > 1:
+                continue  # one image alone has no batch statistics
+            chosen = order[part].to(device)
+            yield [(render(pixels[chosen].float() / 255, views[part], size), labels[chosen])]
+
+    progress, after_epoch = watch(model, test, protocol.epochs)
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        torch.manual_seed(torch_seed(seed, "squeeze", model.name))  # dropout
+        fit(model, batches, F.cross_entropy, protocol, after_epoch, f"teacher {model.name}")
+    return progress
+
+
+def train_student(
+    model: Classifier, data: DistilledSet, test: ImageSet, protocol: Protocol, *, seed: int
+) -> Progress:
+    """Train a student on a distilled set, with the very batches its labels were made for."""
+    progress, after_epoch = watch(model, test, protocol.epochs)
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        torch.manual_seed(torch_seed(seed, "student", model.name))  # dropout
+        fit(
+            model,
+            lambda epoch: data.batches(epoch, model.mean.device),
+            soft_loss(protocol.temperature),
+            protocol,
+            after_epoch,
+            f"student {model.name}, seed {seed}",
+        )
+    return progress
