@@ -6,7 +6,7 @@ import logging
 import shlex
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,8 +19,10 @@ from rich.table import Table
 from tyro.conf import OmitArgPrefixes, Positional, UseAppendAction, arg
 
 from reta import runtime
+from reta.api import default_folder
+from reta.api import verify as find_problems
 from reta.config import Config, preset
-from reta.errors import RetaError, UsageError
+from reta.errors import DataError, RetaError, UsageError
 
 out = Console()
 
@@ -64,8 +66,7 @@ def distill(
     from reta.report import write_report
 
     config = replace(_located(config), options=_options(set_))
-    name = f"{Path(config.data).stem}-{config.method}-ipc{config.ipc}"
-    folder = run_distill(config, out_folder or Path("runs") / name, device)
+    folder = run_distill(config, out_folder or default_folder(config), device)
     report = write_report(folder)
     out.print(f"distilled set  {folder}\nreport         {report}")
     out.print(f"next           reta train {shlex.quote(str(folder))}", highlight=False)
@@ -95,7 +96,7 @@ def train(
     from reta.students import train as run_train
 
     metrics = run_train(folder, student, students, device)
-    _print_metrics(folder, metrics)
+    _print_metrics(metrics)
     out.print(f"report         {write_report(folder)}")
 
 
@@ -111,7 +112,7 @@ def evaluate(folder: Positional[Folder], device: str = "auto") -> None:
     from reta.report import write_report
     from reta.students import evaluate as run_evaluate
 
-    _print_metrics(folder, run_evaluate(folder, device))
+    _print_metrics(run_evaluate(folder, device))
     out.print(f"report         {write_report(folder)}")
 
 
@@ -136,8 +137,7 @@ def compare(
         set_: a setting of the methods that have that part; may be repeated.
     """
     config = replace(_located(config), options=_options(set_))
-    name = f"{Path(config.data).stem}-compare-ipc{config.ipc}"
-    _compare(config, methods, out_folder or Path("runs") / name, seeds, device)
+    _compare(config, methods, out_folder or default_folder(config, "compare"), seeds, device)
 
 
 def demo(
@@ -194,15 +194,12 @@ def verify(folder: Positional[Folder]) -> None:
     Args:
         folder: run or comparison folder.
     """
-    from reta.storage import MANIFEST, RunFolder
-
-    runs = sorted({path.parent for path in folder.rglob(MANIFEST)}) or [folder]
-    problems = [f"{run}: {problem}" for run in runs for problem in RunFolder(run).verify()]
+    problems = find_problems(folder)
     for problem in problems:
         out.print(problem, highlight=False)
     if problems:
-        sys.exit(3)
-    out.print(f"intact: {len(runs)} run{'s' if len(runs) > 1 else ''}")
+        sys.exit(DataError.exit_code)
+    out.print(f"{folder}: intact")
 
 
 def methods(name: Positional[str | None] = None) -> None:
@@ -226,7 +223,7 @@ def methods(name: Positional[str | None] = None) -> None:
     out.print(yaml.safe_dump(describe(METHODS[name]), sort_keys=False), highlight=False, end="")
 
 
-def _print_metrics(folder: Path, metrics: dict[str, Any]) -> None:
+def _print_metrics(metrics: dict[str, Any]) -> None:
     accuracy = metrics["accuracy"]
     rows = {
         "student": f"{metrics['student']}, {len(metrics['students'])} seeds",
@@ -249,7 +246,7 @@ def _bytes(count: float) -> str:
     return f"{count:.0f} {unit}" if count >= 100 or unit == "B" else f"{count:.1f} {unit}"
 
 
-COMMANDS = {
+COMMANDS: dict[str, Callable[..., Any]] = {
     "distill": distill,
     "train": train,
     "evaluate": evaluate,
@@ -273,7 +270,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     runtime.show_progress(True)
     try:
         tyro.extras.subcommand_cli_from_dict(
-            COMMANDS, args=arguments, prog="reta", description=__doc__ and _DESCRIPTION
+            COMMANDS,
+            args=arguments,
+            prog="reta",
+            description=_DESCRIPTION,
+            config=(tyro.conf.DisallowNone,),
         )
     except RetaError as error:
         runtime.console.print(f"[bold red]error:[/] {error}", highlight=False, soft_wrap=True)

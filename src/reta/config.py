@@ -65,7 +65,9 @@ class Config:
     learning_rate: float = 1e-3
     stretch: float = 2.0
     images_per_pass: int = 100
-    options: Annotated[Mapping[str, Any], tyro.conf.Suppress] = dataclasses.field(default_factory=dict)
+    options: Annotated[Mapping[str, Any], tyro.conf.Suppress] = dataclasses.field(
+        default_factory=dict
+    )
 
     def __post_init__(self) -> None:
         if self.effort not in typing.get_args(Effort):
@@ -238,9 +240,9 @@ def _replaced(value: Any, parts: list[str], new: Any, path: str) -> Any:
         if isinstance(new, list):
             new = tuple(new)
         old = getattr(value, parts[0])
-        if typing.get_origin(hint) is Literal or isinstance(old, bool | int | float | str):
-            if not _fits(new, hint):
-                raise UsageError(f"{path} is {new!r}, which is not {hint}")
+        checkable = typing.get_origin(hint) is Literal or isinstance(old, int | float | str)
+        if checkable and not _fits(new, hint):
+            raise UsageError(f"{path} is {new!r}, which is not {hint}")
     return dataclasses.replace(value, **{parts[0]: new})
 
 

@@ -6,7 +6,6 @@ mean or a standard deviation.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -14,7 +13,7 @@ import torch
 from torch import nn
 from torchvision.models import get_model
 
-from reta.errors import UsageError
+from reta.errors import UsageError, unknown
 from reta.runtime import seeded
 
 SMALL = 64
@@ -156,10 +155,7 @@ def build(
         UsageError: if the name is unknown or the network does not work at that size.
     """
     if name not in names():
-        nearest = difflib.get_close_matches(name, names(), n=1, cutoff=0.0)[0]
-        raise UsageError(
-            f"unknown model '{name}'; did you mean '{nearest}'? Models: {', '.join(names())}"
-        )
+        raise unknown("model", name, names())
     if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
         raise UsageError("mean and std need three channels each, and std must be positive")
     _check_size(name, image_size)

@@ -172,9 +172,7 @@ def _relabel(
         if unit.done:
             continue
         watch = Stopwatch()
-        shard = relabel(
-            prepared.committee, images, span, seed=config.seed, flip=source.flip
-        )
+        shard = relabel(prepared.committee, images, span, seed=config.seed, flip=source.flip)
         tensors = shard.tensors(config.label_format)
         facts = {"classes": list(source.classes), "format": config.label_format}
         unit.write(f"labels/views-{index:03d}.safetensors", tensor_bytes(tensors, facts))

@@ -27,13 +27,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from reta.errors import (  # noqa: F401
-    DataError,
-    DivergedError,
-    RetaError,
-    StorageError,
-    UsageError,
-)
+from reta.errors import UsageError
 
 log = logging.getLogger("reta")
 console = Console(stderr=True)

@@ -252,9 +252,9 @@ class RunFolder:
             lock.acquire(timeout=0)
         except Timeout as error:
             who = holder.read_text() if holder.exists() else "another process"
-            raise UsageError(f"{self.path} is in use by {who}; wait, or choose another --out") from (
-                error
-            )
+            raise UsageError(
+                f"{self.path} is in use by {who}; wait, or choose another --out"
+            ) from (error)
         try:
             self.clean()
             started = time.strftime("%Y-%m-%d %H:%M:%S")

@@ -142,7 +142,9 @@ def collect(
     last, last_std = mean_std([fact["last"] for fact in facts])
     best, best_std = mean_std([fact["best"] for fact in facts])
     recovered = [r["facts"] for name, r in records.items() if name.startswith("recover-")]
-    teachers = {r["facts"]["architecture"]: r["facts"] for n, r in records.items() if "teacher-" in n}
+    teachers = {
+        r["facts"]["architecture"]: r["facts"] for n, r in records.items() if "teacher-" in n
+    }
     full = teachers.get(student)
     sizes = {
         part: sum((run.path / n).stat().st_size for n in manifest["files"] if n.startswith(part))

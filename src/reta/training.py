@@ -128,15 +128,17 @@ def accuracy(model: Classifier, images: ImageSet) -> tuple[float, list[float]]:
     """Return the share of images recognised, in all and by class."""
     right = predict(model, images.images) == images.labels
     per_class = [
-        float(right[images.labels == label].float().mean()) if (images.labels == label).any() else 0.0
+        float(right[images.labels == label].float().mean())
+        if (images.labels == label).any()
+        else 0.0
         for label in range(len(images.classes))
     ]
     return float(right.float().mean()), per_class
 
 
-def watch(model: Classifier, test: ImageSet, epochs: int, points: int = 10) -> tuple[
-    Progress, Callable[[int], None]
-]:
+def watch(
+    model: Classifier, test: ImageSet, epochs: int, points: int = 10
+) -> tuple[Progress, Callable[[int], None]]:
     """Return a record of test accuracy and the call-back that fills it, ``points`` times in all."""
     progress = Progress()
     every = max(1, epochs // points)

@@ -59,7 +59,8 @@ def random_views(
 ) -> Views:
     """Draw random resized crops of square images, mirrored half the time, circularly shifted.
 
-    The distribution is torchvision's ``RandomResizedCrop`` with ten tries, then the whole image; the shift is FADRM's roll by 0 … ``shift`` in both directions.
+    The distribution is torchvision's ``RandomResizedCrop`` with ten tries, then the whole image;
+    the shift is FADRM's roll by 0 … ``shift`` in both directions.
 
     Args:
         rng: generator of this draw.
@@ -73,7 +74,8 @@ def random_views(
     """
     tries = 10
     areas = rng.uniform(*scale, (count, tries)) * size * size
-    ratios = np.exp(rng.uniform(*np.log(ratio), (count, tries)))
+    low, high = np.log(ratio)
+    ratios = np.exp(rng.uniform(low, high, (count, tries)))
     widths = np.rint(np.sqrt(areas * ratios)).astype(np.int64)
     heights = np.rint(np.sqrt(areas / ratios)).astype(np.int64)
     fits = (widths >= 1) & (widths <= size) & (heights >= 1) & (heights <= size)
@@ -90,10 +92,8 @@ def random_views(
     return Views(torch.from_numpy(boxes), torch.from_numpy(flips), torch.from_numpy(shifts))
 
 
-def padded_views(
-    rng: np.random.Generator, count: int, size: int, *, pad: int, flip: bool
-) -> Views:
-    """Draw full-size crops moved by up to ``pad`` pixels over black borders, mirrored half the time.
+def padded_views(rng: np.random.Generator, count: int, size: int, *, pad: int, flip: bool) -> Views:
+    """Draw full-size crops moved by up to ``pad`` pixels over black, mirrored half the time.
 
     The standard augmentation for training on small images (padding 4 at 32 px).
     """
@@ -186,9 +186,7 @@ def random_mix(rng: np.random.Generator, count: int, size: int, batch_size: int)
         high = np.clip(centre + side // 2, 0, size)
         partners.append(begin + rng.permutation(n))
         boxes.append(np.tile(np.concatenate([low, high - low]), (n, 1)))
-    return Mix(
-        torch.from_numpy(np.concatenate(partners)), torch.from_numpy(np.concatenate(boxes))
-    )
+    return Mix(torch.from_numpy(np.concatenate(partners)), torch.from_numpy(np.concatenate(boxes)))
 
 
 def cutmix(images: torch.Tensor, others: torch.Tensor, boxes: torch.Tensor) -> torch.Tensor:

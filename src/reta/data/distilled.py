@@ -84,9 +84,7 @@ class DistilledSet(Dataset[tuple[torch.Tensor, torch.Tensor]]):
             positions = torch.arange(batch[0].start, batch[-1].stop)
             views = shown.render(images, positions)
             start = batch[0].start
-            yield [
-                (views[part.start - start : part.stop - start], logits[part]) for part in batch
-            ]
+            yield [(views[part.start - start : part.stop - start], logits[part]) for part in batch]
 
 
 def load(folder: str | Path, temperature: float | None = 1.0) -> DistilledSet:

@@ -7,6 +7,7 @@ batch size, the order of reading or the version of a library.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -68,7 +69,7 @@ def micro_batches(count: int) -> list[list[slice]]:
     bounds = [*range(0, count, MICRO_BATCH), count]
     if len(bounds) > 2 and bounds[-1] - bounds[-2] == 1:
         del bounds[-2]
-    pieces = [slice(a, b) for a, b in zip(bounds, bounds[1:], strict=False)]
+    pieces = [slice(a, b) for a, b in pairwise(bounds)]
     batches: dict[int, list[slice]] = {}
     for piece in pieces:
         batches.setdefault(piece.start // BATCH, []).append(piece)

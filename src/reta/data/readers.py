@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import unicodedata
-import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -52,8 +51,10 @@ class Listing:
                 f"{self.where}: label {self.labels.max()} but only {len(self.classes)} class "
                 "names; name every class, counting labels from 0"
             )
+        if len(set(self.classes)) < len(self.classes):
+            raise DataError(f"{self.where}: two classes have the same name; rename one")
 
-    def where_true(self, keep: npt.NDArray[np.bool_]) -> Listing:
+    def only(self, keep: npt.NDArray[np.bool_]) -> Listing:
         """Return the listing of the images (n,) marked True."""
         return replace(self, labels=self.labels[keep], rows=self.rows[keep])
 
@@ -85,7 +86,7 @@ def hold_out(listing: Listing, share: float, seed: int) -> tuple[Listing, Listin
         members = np.flatnonzero(listing.labels == label)
         count = min(max(1, round(share * len(members))), len(members) - 1)
         held[members[np.argsort(draws[members], kind="stable")][: max(0, count)]] = True
-    return listing.where_true(~held), listing.where_true(held)
+    return listing.only(~held), listing.only(held)
 
 
 def read_digits() -> Parts:
@@ -113,9 +114,9 @@ def read_folder(root: Path) -> Parts:
 def read_npz(path: Path) -> Parts:
     """Return a NumPy archive: images, labels and, optionally, classes, test_images, test_labels."""
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except Exception as error:  # zipfile, zlib and numpy's header parser each raise their own
         raise DataError(
             f"{path}: not a readable .npz of plain arrays ({error}); write it again with "
             "numpy.savez, without object arrays"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -25,7 +24,7 @@ from reta.data.readers import (
     read_folder,
     read_parquet,
 )
-from reta.errors import DataError, UsageError
+from reta.errors import DataError, UsageError, unknown
 from reta.runtime import track
 
 Triple = tuple[float, float, float]
@@ -194,12 +193,7 @@ def _find(data: str) -> tuple[str, Parts]:
     if path.is_file() and path.suffix in FILES:
         name = path.parent.name if path.stem == "train" else path.stem
         return name, FILES[path.suffix](Path(data).expanduser())
-    nearest = difflib.get_close_matches(data, known_names(), n=1)
-    hint = f"did you mean '{nearest[0]}'?" if nearest else "check the path."
-    raise UsageError(
-        f"{data}: no such image set; {hint} Sets are: {', '.join(known_names())}, a folder, or a "
-        f"{' or '.join(FILES)} file"
-    )
+    raise unknown("image set", data, [*known_names(), "a folder", f"a {' or '.join(FILES)} file"])
 
 
 def _choose(listing: Listing, classes: Sequence[str] | int | None) -> tuple[str, ...]:
@@ -213,10 +207,7 @@ def _choose(listing: Listing, classes: Sequence[str] | int | None) -> tuple[str,
         return known[:classes]
     for name in classes:
         if name not in known:
-            nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
-            raise UsageError(
-                f"{listing.where}: no class '{name}'; did you mean {' '.join(nearest)!r}?"
-            )
+            raise unknown(f"class of {listing.where}:", name, known)
     if not classes or len(set(classes)) < len(classes):
         raise UsageError("classes: name at least one, and each only once")
     return tuple(classes)
@@ -227,7 +218,7 @@ def _select(listing: Listing, classes: tuple[str, ...]) -> Listing:
     position = {name: label for label, name in enumerate(classes)}
     renamed = np.array([position.get(name, -1) for name in listing.classes], dtype=np.int64)
     labels = renamed[listing.labels]
-    chosen = replace(listing, labels=labels, classes=classes).where_true(labels >= 0)
+    chosen = replace(listing, labels=labels, classes=classes).only(labels >= 0)
     counts = np.bincount(chosen.labels, minlength=len(classes))
     empty = [name for name, count in zip(classes, counts, strict=True) if not count]
     if empty:
@@ -257,7 +248,7 @@ def _first(listing: Listing, per_class: int | None) -> Listing:
     keep = np.zeros(len(listing.labels), dtype=bool)
     for label in range(len(listing.classes)):
         keep[np.flatnonzero(listing.labels == label)[:per_class]] = True
-    return listing.where_true(keep)
+    return listing.only(keep)
 
 
 def _natural_size(listing: Listing) -> int:
@@ -268,7 +259,7 @@ def _natural_size(listing: Listing) -> int:
             sides.append(min(listing.read(int(listing.rows[place])).shape[:2]))
         except DataError:  # decoding them all will name every bad image
             continue
-    if sides and max(sides) < _SIZES[0]:
+    if sides and max(sides) < 24:  # between 24 and 32 px, enlarging loses less than shrinking
         return 16
     return max((size for size in _SIZES if sides and size <= median(sides)), default=_SIZES[0])
 

@@ -55,9 +55,14 @@ class Gallery:
         return max((len(shelf.shots) for shelf in self.shelves), default=0)
 
     @property
-    def partial(self) -> bool:
-        """Whether the run holds more images than are shown."""
-        return self.shown < self.most or len(self.shelves) < self.classes
+    def extent(self) -> str:
+        """Which part of the run is shown, or nothing if all of it is."""
+        parts = []
+        if len(self.shelves) < self.classes:
+            parts.append(f"{len(self.shelves)} of {self.classes} classes")
+        if self.shown < self.most:
+            parts.append(f"{self.shown} of up to {self.most} images per class")
+        return ", ".join(parts)
 
     @property
     def bytes(self) -> int:

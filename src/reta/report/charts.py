@@ -83,7 +83,7 @@ def line_chart(
         names: of the two axes.
         note: a sentence on how to read it.
         marks: places on the horizontal axis to mark with a dotted line.
-        steps: draw piecewise constant functions.
+        steps: draw counts, which change in steps.
         format_y: how to write values.
     """
     series = [line for line in series if line.points]
@@ -109,11 +109,10 @@ def line_chart(
         f"{line.name} from {format_y(line.points[0][1])} to {format_y(line.points[-1][1])}"
         for line in series
     )
-    named = (names[0], f"{names[1]} (log scale)" if log else names[1])
-    grid = frame(across, up, named, (compact, format_y))
+    grid = frame(across, up, names, format_y, counts=steps)
     drawing = svg(title, f"{told}, over {names[0]}.", _HEIGHT, grid, *dotted, *lines)
     keys = [(line.name, tag("path", d="M0 5H26", class_=f"line s{line.style}")) for line in series]
-    return figure(title, note, keys, drawing)
+    return figure(title, f"{note} Logarithmic scale.".strip() if log else note, keys, drawing)
 
 
 def _line(points: Sequence[tuple[float, float]], across: Axis, up: Axis) -> str:
@@ -215,7 +214,7 @@ def scatter(
         for birth, death in line.points
     ]
     told = "; ".join(f"{line.name}: {len(line.points)}" for line in series)
-    grid = frame(across, up, names, (compact, compact))
+    grid = frame(across, up, names)
     drawing = svg(title, told, height, grid, tag("path", d=diagonal, class_="mark"), *points)
     keys = [(line.name, _point(13, 5, line.style)) for line in series]
     return figure(title, note, keys, drawing)

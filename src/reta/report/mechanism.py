@@ -10,6 +10,7 @@ from markupsafe import Markup
 from reta.report import words
 from reta.report.charts import Row, Series, dot_chart, line_chart, scatter
 from reta.report.reading import Facts, Run, figure, mean, part
+from reta.report.svg import compact
 
 _MOST_BARS = 20
 
@@ -35,41 +36,50 @@ def connection_steps(run: Run) -> list[float]:
 
 
 def loss_charts(run: Run) -> list[Markup]:
-    """Return the course of the losses, a line per teacher, averaged over blocks of classes."""
+    """Return the course of the losses, averaged over blocks of classes."""
     marks = connection_steps(run)
     dotted = " Dotted lines: connections." if marks else ""
+    pull = "Its gradient on the pixels, relative to the loss; at 1 both are equally strong."
     shown = [
-        ("loss", "Loss", f"Falls as the teachers recognise the images.{dotted}"),
-        ("bn_gap", "Batch-norm gap", "How far feature statistics are from those of real data."),
-        ("topology", "Topology loss", "How far the shape of each class is from the real one."),
+        ("Loss", _by_teacher(run, "loss"), f"Falls as the teachers recognise the images.{dotted}"),
         (
-            "gradient_ratio",
-            "Pull of the topology",
-            "Its gradient on the pixels, relative to the loss; 1 means equally strong.",
+            "Batch-norm gap",
+            _by_teacher(run, "bn_gap"),
+            "How far the statistics inside the teachers are from those of real images.",
         ),
+        (
+            "Topology loss",
+            [Series("topology", _course(run, "topology"))],
+            "How far the shape of each class is from the real one.",
+        ),
+        ("Pull of the topology", [Series("pull", _course(run, "gradient_ratio"))], pull),
     ]
     charts = [
-        line_chart(title, _by_teacher(run, name), ("step", title.lower()), note=note, marks=marks)
-        for name, title, note in shown
+        line_chart(title, series, ("step", ""), note=note, marks=marks)
+        for title, series, note in shown
     ]
     return [chart for chart in charts if chart]
 
 
 def _by_teacher(run: Run, name: str) -> list[Series]:
-    values: dict[int, dict[float, list[float]]] = defaultdict(lambda: defaultdict(list))
+    """Return a line per teacher, since each sees the images in its own way."""
+    rows = [row for facts in run.recoveries for row in facts.get("steps", [])]
+    teachers = sorted({int(row.get("teacher", 0)) for row in rows})
+    return [
+        Series(teacher_name(run, teacher), _course(run, name, teacher), index % 6)
+        for index, teacher in enumerate(teachers)
+    ]
+
+
+def _course(run: Run, name: str, teacher: int | None = None) -> list[tuple[float, float]]:
+    values: dict[float, list[float]] = defaultdict(list)
     for facts in run.recoveries:
         for row in facts.get("steps", []):
             step, value = figure(row, "step"), figure(row, name)
-            if step is not None and value is not None:
-                values[int(row.get("teacher", 0))][step].append(value)
-    return [
-        Series(
-            teacher_name(run, teacher),
-            [(step, sum(found) / len(found)) for step, found in sorted(steps.items())],
-            index % 6,
-        )
-        for index, (teacher, steps) in enumerate(sorted(values.items()))
-    ]
+            wanted = teacher is None or int(row.get("teacher", 0)) == teacher
+            if wanted and step is not None and value is not None:
+                values[step].append(value)
+    return [(step, sum(found) / len(found)) for step, found in sorted(values.items())]
 
 
 def teacher_name(run: Run, index: int) -> str:
@@ -114,13 +124,18 @@ def distance_chart(run: Run) -> Markup:
         for kind, style in (("real", 1), ("synthetic", 0))
         if (value := figure(distances, kind)) is not None
     ]
+    return spread_chart(rows)
+
+
+def spread_chart(rows: list[Row]) -> Markup:
+    """Return the mean distances within a class, of real images and of synthetic ones."""
     return dot_chart(
         "Spread within a class",
         rows,
         "mean distance between images of a class",
         note="Shorter than real: the images of a class have moved together.",
         bars=True,
-        format_x=words.number,
+        format_x=compact,
     )
 
 
@@ -146,7 +161,7 @@ def kappa_chart(run: Run) -> Markup:
         "κ (0: nothing lost)",
         note=f"How much of a class's structure the synthetic images lack.{more}",
         bars=True,
-        format_x=words.number,
+        format_x=compact,
     )
 
 
@@ -184,13 +199,18 @@ def _betti(facts: Facts) -> list[Markup]:
     return [chart for chart in charts if chart]
 
 
+_CLOUDS = (
+    ("synthetic", 0, "groups"),
+    ("real", 0, "groups"),
+    ("synthetic", 1, "loops"),
+    ("real", 1, "loops"),
+)
+
+
 def _diagrams(facts: Facts) -> list[Markup]:
     series = [
         Series(f"{kind} {what}", [(float(b), float(d)) for b, d in facts[kind][degree]], style)
-        for style, (kind, degree, what) in enumerate(
-            [("synthetic", 0, "groups"), ("real", 0, "groups")]
-            + [("synthetic", 1, "loops"), ("real", 1, "loops")]
-        )
+        for style, (kind, degree, what) in enumerate(_CLOUDS)
         if degree < len(facts.get(kind, []))
     ]
     note = "Each point is a group or loop; far above the diagonal means it lasts."

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+
 from markupsafe import Markup
 
 from reta.report import words
@@ -70,10 +72,19 @@ def learning_chart(run: Run) -> Markup:
     return line_chart(
         "Test accuracy during training",
         series,
-        ("epoch", "test accuracy"),
+        ("epoch", ""),
         note="One line per student.",
         format_y=whole_percent,
     )
+
+
+def mean_curve(run: Run) -> list[tuple[float, float]]:
+    """Return the test accuracy over the epochs, averaged over the students."""
+    found: dict[float, list[float]] = defaultdict(list)
+    for student in students(run):
+        for epoch, value in student.get("curve") or []:
+            found[float(epoch)].append(float(value))
+    return [(epoch, sum(values) / len(values)) for epoch, values in sorted(found.items())]
 
 
 def per_class(run: Run) -> list[tuple[str, float]]:

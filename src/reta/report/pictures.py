@@ -8,8 +8,10 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-# Below this a PNG is shown with hard pixel edges, and never made lossy.
-SMALL = 64
+# Up to this side an image is shown with hard pixel edges.
+_PIXELATED = 64
+# Up to this side it is never made lossy.
+_LOSSLESS = 32
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ class Picture:
     @property
     def pixelated(self) -> bool:
         """Whether to show the pixels as squares."""
-        return max(self.width, self.height) <= SMALL
+        return max(self.width, self.height) <= _PIXELATED
 
 
 def embed(image: Image.Image, allowance: int) -> Picture:
@@ -39,10 +41,10 @@ def embed(image: Image.Image, allowance: int) -> Picture:
 
     Args:
         image: RGB.
-        allowance: the bytes this image may take; images of up to 64 px are kept whole anyway.
+        allowance: the bytes this image may take; images of up to 32 px are kept whole anyway.
     """
     data = _encoded(image, "PNG")
-    if len(data) <= allowance or max(image.size) <= SMALL:
+    if len(data) <= allowance or max(image.size) <= _LOSSLESS:
         return _picture(data, "png", image)
     for side in (256, 192, 160, 128, 96):
         small = image.copy()

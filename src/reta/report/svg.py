@@ -128,16 +128,22 @@ def covering(values: Sequence[float], *, log: bool, floor: float | None) -> tupl
 
 
 def frame(
-    across: Axis, up: Axis, names: tuple[str, str], formats: tuple[Formatter, Formatter]
+    across: Axis,
+    up: Axis,
+    names: tuple[str, str],
+    format_y: Formatter = compact,
+    *,
+    counts: bool = False,
 ) -> Markup:
-    """Draw the grid, the tick labels and the names of both axes."""
+    """Draw the grid, the tick labels and the names of both axes; counts have whole ticks."""
     parts = []
-    for value in up.ticks():
+    for value in up.ticks(max(1, min(5, int(up.high))) if counts else 5):
         y = up(value)
         parts.append(tag("path", d=f"M{LEFT:.0f} {y:.1f}H{across.end:.0f}", class_="grid"))
-        parts.append(text(LEFT - 6, y + 4, formats[1](value), "end"))
-    parts += [text(across(value), up.start + 17, formats[0](value)) for value in across.ticks()]
+        parts.append(text(LEFT - 6, y + 4, format_y(value), "end"))
+    parts += [text(across(value), up.start + 17, compact(value)) for value in across.ticks()]
     parts.append(text((across.start + across.end) / 2, up.start + 34, names[0], kind="axis"))
     place = f"translate(11 {(up.start + up.end) / 2:.0f}) rotate(-90)"
-    side = tag("text", names[1], transform=place, text_anchor="middle", class_="axis")
-    return Markup("").join([*parts, side])
+    if names[1]:
+        parts.append(tag("text", names[1], transform=place, text_anchor="middle", class_="axis"))
+    return Markup("").join(parts)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 import torch.nn.functional as F
 
-from reta.runtime import UsageError
+from reta.errors import UsageError
 
 if TYPE_CHECKING:
     from reta.synthesis.pool import Pool

@@ -9,8 +9,9 @@ from typing import Any
 import torch
 
 from reta.data.augment import Views, random_views, render
+from reta.errors import DivergedError
 from reta.models import Classifier
-from reta.runtime import DivergedError, Stopwatch, random_generator, track
+from reta.runtime import Stopwatch, random_generator, track
 from reta.synthesis.connection import fit_gap, resample, residual_connection
 from reta.synthesis.matching import BatchNormProbe
 from reta.synthesis.pool import Pool
@@ -108,7 +109,8 @@ class Recovery:
             DivergedError: if the loss becomes NaN or infinite.
         """
         watch = Stopwatch()
-        frames, chosen = [self._frame()], [] if self.anchors is None else [self.anchors]
+        frames = [self._frame()]
+        chosen = [self.anchors]
         if self.recipe.schedule:
             blocks = self.recipe.schedule.blocks(self.image_size)
             done = 0
@@ -134,7 +136,8 @@ class Recovery:
         return (images * 255).round().to(torch.uint8).transpose(0, 1).contiguous().cpu()
 
     def _resized(self, size: int) -> torch.Tensor:
-        return resample(self.pixels.flatten(0, 1), size).unflatten(0, self.pixels.shape[:2])
+        ipc, classes = self.pixels.shape[:2]
+        return resample(self.pixels.flatten(0, 1), size).view(ipc, classes, 3, size, size)
 
     def _draw_views(self, block: Block, index: int) -> list[Views]:
         """Draw the augmentation of every step of a block: one view per BN group."""
@@ -202,7 +205,8 @@ class Recovery:
             self.teachers[0].features((self.pixels[pack] * self.unit).flatten(0, 1))
             for pack in self.packs
         ]
-        return torch.cat(parts).unflatten(0, self.pixels.shape[:2]).transpose(0, 1)
+        ipc, classes = self.pixels.shape[:2]
+        return torch.cat(parts).view(ipc, classes, -1).transpose(0, 1)
 
     def _align(self) -> tuple[torch.Tensor, dict[str, Any]]:
         """Return the pixel gradient of the topology term and its value.

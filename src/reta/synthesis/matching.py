@@ -53,7 +53,8 @@ def batchnorm_gap(
     """
     gap = means[0].new_zeros(len(means[0]))
     for index, (mean, variance, layer) in enumerate(zip(means, variances, layers, strict=True)):
-        assert layer.running_mean is not None and layer.running_var is not None
+        assert layer.running_mean is not None
+        assert layer.running_var is not None
         distance = torch.linalg.vector_norm(mean - layer.running_mean, dim=1)
         distance = distance + torch.linalg.vector_norm(variance - layer.running_var, dim=1)
         gap = gap + (first_weight if index == 0 else 1.0) * distance

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from reta.synthesis.alignment import TopologyAlignment
@@ -32,7 +32,7 @@ class Recipe:
     source: str
     start: Start
     schedule: Schedule | None = None
-    objective: Matching = Matching()
+    objective: Matching = field(default_factory=Matching)
     connection: Connection | None = None
     topology: TopologyAlignment | None = None
     committee: Literal["all", "first"] = "all"

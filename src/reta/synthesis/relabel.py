@@ -30,7 +30,8 @@ def batch_statistics(model: Classifier, group: int) -> Iterator[None]:
         folded = inputs.unflatten(0, (groups, group)).transpose(0, 1).flatten(1, 2)
         weight, bias = layer.weight.repeat(groups), layer.bias.repeat(groups)
         normal = F.batch_norm(folded, None, None, weight, bias, training=True, eps=layer.eps)
-        return normal.unflatten(1, (groups, -1)).transpose(0, 1).flatten(0, 1)
+        unfolded: torch.Tensor = normal.unflatten(1, (groups, -1))
+        return unfolded.transpose(0, 1).flatten(0, 1)
 
     layers = model.batch_norms()
     for layer in layers:

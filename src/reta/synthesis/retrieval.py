@@ -1,4 +1,4 @@
-"""Dynamic Retrieval Connection: the anchor is the real image that fits best and is simple enough."""
+"""Dynamic Retrieval Connection: the anchor is the real image that fits best and is simple."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from scipy.optimize import linear_sum_assignment
 
-from reta.runtime import UsageError, warn_once
+from reta.errors import UsageError
+from reta.runtime import warn_once
 
 if TYPE_CHECKING:
     from reta.synthesis.pool import Pool

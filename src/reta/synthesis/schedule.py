@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from reta.runtime import UsageError
+from reta.errors import UsageError
 
 
 @dataclass(frozen=True)

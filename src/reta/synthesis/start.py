@@ -106,7 +106,10 @@ class Noise(Start):
         """Return independent noise images, clipped to the valid range."""
         shape = pool.images.shape[1:]
         draws = [
-            [random_generator(seed, "start", label, index).standard_normal(shape) for label in labels]
+            [
+                random_generator(seed, "start", label, index).standard_normal(shape)
+                for label in labels
+            ]
             for index in range(ipc)
         ]
         noise = torch.stack([torch.stack([torch.from_numpy(x) for x in row]) for row in draws])

@@ -21,7 +21,8 @@ def betti_curve(diagram: Tensor, lengths: Tensor) -> Tensor:
     Returns:
         `(l,)` int64.
     """
-    births, deaths = diagram.detach().to(lengths).sort(dim=0).values.T.contiguous()
+    births, deaths = diagram.detach().double().sort(dim=0).values.T.contiguous()
+    lengths = lengths.to(births)
     born = torch.searchsorted(births, lengths, right=True)
     return born - torch.searchsorted(deaths, lengths, right=True)
 

@@ -16,6 +16,8 @@ Indices = npt.NDArray[np.int64]
 def mutual_knn_graph(points: Tensor, k: int, max_length: float | None = None) -> Tensor:
     """Join two points when each is among the k nearest neighbours of the other.
 
+    More than k + 1 identical points are not all joined: the first ones are everybody's nearest.
+
     Args:
         points: `(n, d)`.
         k: neighbours of a point, itself excluded; at most n - 1 are used. Of equally distant

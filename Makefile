@@ -1,0 +1,45 @@
+# Every target does its own set-up: `make demo` and `make test` work on a fresh machine.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: help setup demo test test-all lint fix bench docs clean
+
+help:  ## show this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+setup: $(STAMP)  ## create .venv and install reta with its development tools
+
+$(STAMP): pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	touch $@
+
+demo: setup  ## distil handwritten digits with three methods and write runs/demo/report.html
+	$(BIN)/reta demo
+
+test: setup  ## the fast tests (under 12 minutes on 2 cores)
+	$(BIN)/python -m pytest
+
+test-all: setup  ## all tests, slow ones included
+	$(BIN)/python -m pytest -m ''
+
+lint: setup  ## formatting, style and types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+fix: setup  ## repair formatting and style
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: setup  ## measure the parts and print ratios
+	$(BIN)/python benchmarks/parts.py
+
+docs: setup  ## regenerate the generated pages of docs/
+	$(BIN)/python docs/paper_in_code.py
+
+clean:  ## remove what the tools left behind (not runs/)
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist

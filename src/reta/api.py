@@ -1,0 +1,100 @@
+"""The verbs of the command line, from Python."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from reta.config import Config, from_mapping
+from reta.storage import MANIFEST, RunFolder
+
+
+def distill(
+    data: str | Path, out: str | Path | None = None, *, device: str = "auto", **settings: Any
+) -> Path:
+    """Distil images into a few synthetic ones per class, with soft labels.
+
+    Calling it again with the same arguments continues an interrupted run.
+
+    Args:
+        data: ``"digits"``, a folder with one sub-folder per class, an .npz or a .parquet file.
+        out: run folder; ``runs/DATA-METHOD-ipcN`` by default.
+        device: ``auto``, ``cpu``, ``cuda`` ….
+        settings: fields of `Config`, such as ``method="reta"``, ``ipc=10``, ``effort="small"``.
+
+    Returns:
+        The run folder, for `load`, `train`, `evaluate` and `report`.
+    """
+    from reta.pipeline import distill as run
+
+    config = settings_of(data, settings)
+    return run(config, out or default_folder(config), device)
+
+
+def compare(
+    data: str | Path,
+    methods: Sequence[str] = ("random", "fadrm+", "reta"),
+    out: str | Path | None = None,
+    *,
+    seeds: int = 1,
+    device: str = "auto",
+    **settings: Any,
+) -> dict[str, Any]:
+    """Distil with several methods, train the same students on each, and tabulate.
+
+    Args:
+        data: as in `distill`.
+        methods: names of `METHODS`.
+        out: comparison folder; ``runs/DATA-compare-ipcN`` by default.
+        seeds: distillation seeds per method.
+        device: ``auto``, ``cpu``, ``cuda`` ….
+        settings: fields of `Config`.
+
+    Returns:
+        The content of ``comparison.json``; its ``rows`` are the table.
+    """
+    from reta.comparison import compare as run
+
+    config = settings_of(data, settings)
+    folder = out or default_folder(config, "compare")
+    return run(config, methods, folder, seeds=seeds, device=device)
+
+
+def train(folder: str | Path, **options: Any) -> dict[str, Any]:
+    """Train students from scratch on a distilled set; see `reta.students.train`."""
+    from reta.students import train as run
+
+    return run(folder, **options)
+
+
+def evaluate(folder: str | Path, device: str = "auto") -> dict[str, Any]:
+    """Return the figures of a distilled set, training its students first if there are none."""
+    from reta.students import evaluate as run
+
+    return run(folder, device)
+
+
+def report(folder: str | Path) -> Path:
+    """Write ``report.html`` of a run or comparison folder and return its path."""
+    from reta.report import write_report
+
+    return write_report(Path(folder))
+
+
+def verify(folder: str | Path) -> list[str]:
+    """Return every way the runs in a folder differ from what was written; empty means intact."""
+    runs = sorted({path.parent for path in Path(folder).rglob(MANIFEST)}) or [Path(folder)]
+    return [f"{run}: {problem}" for run in runs for problem in RunFolder(run).verify()]
+
+
+def settings_of(data: str | Path, settings: dict[str, Any]) -> Config:
+    """Return a configuration from plain values; a folder's path is made absolute."""
+    path = Path(data).expanduser()
+    located = str(path.resolve()) if path.exists() else str(data)
+    return from_mapping({"data": located, **settings}, "settings")
+
+
+def default_folder(config: Config, word: str | None = None) -> Path:
+    """Return where a run goes when no folder is named."""
+    return Path("runs") / f"{Path(config.data).stem}-{word or config.method}-ipc{config.ipc}"

@@ -1,0 +1,116 @@
+"""Settings: what is accepted, what is refused, and what the error says."""
+
+import dataclasses
+
+import pytest
+
+from reta.config import (
+    Config,
+    describe,
+    from_mapping,
+    from_yaml,
+    preset,
+    preset_names,
+    resolve,
+    to_yaml,
+    with_options,
+)
+from reta.errors import UsageError
+from reta.methods import METHODS
+
+
+def test_yaml_round_trip(tmp_path):
+    """Breaks when a setting is lost or changes type between a run and its continuation."""
+    config = Config("digits", teachers=("convnet3",), options={"topology.weight": 0.1}, steps=7)
+    (tmp_path / "config.yaml").write_bytes(to_yaml(config))
+    assert from_yaml(tmp_path / "config.yaml") == config
+
+
+def test_an_unknown_key_names_the_nearest():
+    """Breaks when a misspelt setting is silently ignored."""
+    with pytest.raises(UsageError, match=r"'teacher_epoch'.*did you mean 'teacher_epochs'"):
+        from_mapping({"data": "digits", "teacher_epoch": 3}, "x.yaml")
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"data": "digits", "ipc": "ten"}, "ipc is 'ten'"),
+        ({"data": "digits", "ipc": True}, "ipc is True"),
+        ({"data": "digits", "ipc": 0}, "at least 1"),
+        ({"data": "digits", "seed": -1}, "negative"),
+        ({"data": "digits", "effort": "huge"}, "effort is 'huge'"),
+        ({"data": "digits", "teachers": [1]}, "teachers"),
+        ({"ipc": 3}, "no `data`"),
+    ],
+)
+def test_a_wrong_value_is_refused(values, message):
+    """Breaks when a value of the wrong type or range gets as far as the work."""
+    with pytest.raises(UsageError, match=message):
+        from_mapping(values, "x.yaml")
+
+
+@pytest.mark.parametrize("text", ["- a\n- b\n", "a: [", ""])
+def test_a_file_that_is_no_mapping_is_refused(tmp_path, text):
+    """Breaks when damaged YAML ends in a traceback."""
+    path = tmp_path / "bad.yaml"
+    path.write_text(text)
+    with pytest.raises(UsageError, match=r"bad\.yaml"):
+        from_yaml(path)
+
+
+def test_effort_fills_only_what_is_left_open():
+    """Breaks when the one dial overrides what the user said."""
+    small = resolve(Config("digits", steps=123), 16)
+    assert small.steps == 123
+    assert small.teachers
+    assert None not in (small.teacher_epochs, small.label_epochs, small.student, small.students)
+    paper = resolve(Config("digits", effort="paper"), 224)
+    assert paper.label_epochs == 300
+    assert "shufflenet_v2_x1_0" in paper.teachers
+    assert resolve(Config("digits", effort="paper"), 32).label_epochs == 1000
+
+
+def test_every_preset_is_valid():
+    """Breaks when a shipped preset has a key or a method that does not exist."""
+    assert "demo" in preset_names()
+    for name in preset_names():
+        assert preset(name).method in METHODS
+
+
+def test_options_reach_into_a_recipe():
+    """Breaks when --set changes nothing, or something else."""
+    old = METHODS["reta"]
+    new = with_options(old, {"connection.trade_off": 0.3, "topology.graph": "separate"})
+    assert new.connection.trade_off == 0.3
+    assert new.topology.graph == "separate"
+    assert dataclasses.replace(new, connection=old.connection, topology=old.topology) == old
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"connection.tradeoff": 0.3}, "did you mean 'trade_off'"),
+        ({"connection.trade_off": "high"}, "trade_off is 'high'"),
+        ({"connection.trade_off": 2.0}, "trade_off is 2.0"),
+        ({"connection.anchors": "nearest"}, "nearest"),
+        ({"topology.graph": "both"}, "both"),
+        ({"topology.weight.more": 1}, "no such part"),
+    ],
+)
+def test_a_wrong_option_is_refused(options, message):
+    """Breaks when a misspelt or impossible setting of a method is ignored."""
+    with pytest.raises(UsageError, match=message):
+        with_options(METHODS["reta"], options)
+
+
+def test_an_option_of_a_missing_part_is_refused():
+    """Breaks when a setting of a part this method lacks is silently dropped."""
+    with pytest.raises(UsageError, match="no such part"):
+        with_options(METHODS["random"], {"topology.weight": 0.1})
+
+
+def test_describe_tells_parts_apart():
+    """Breaks when two different recipes would look the same to the resume check."""
+    texts = {str(describe(recipe)) for recipe in METHODS.values()}
+    assert len(texts) == len(METHODS)

@@ -1,0 +1,27 @@
+"""The map from the paper to the code cannot rot."""
+
+import re
+import sys
+from pathlib import Path
+
+DOCS = Path(__file__).parents[1] / "docs"
+sys.path.insert(0, str(DOCS))
+
+import paper_in_code  # noqa: E402
+
+# Eq. 7 is the residual update written with indices: it is claimed together with Eq. 8.
+EQUATIONS = set(range(1, 12))
+
+
+def test_each_equation_is_claimed_exactly_once():
+    """Breaks when an equation of the paper has no function, or two functions claim it."""
+    numbers = []
+    for equations, *_ in paper_in_code.claims():
+        ends = [int(number) for number in re.findall(r"\d+", equations)]
+        numbers += range(ends[0], ends[1] + 1) if "–" in equations else ends
+    assert sorted(numbers) == sorted(EQUATIONS)
+
+
+def test_the_docs_page_is_up_to_date():
+    """Breaks when a docstring or a line number changed and `make docs` was not run."""
+    assert paper_in_code.PAGE.read_text(encoding="utf-8") == paper_in_code.page()

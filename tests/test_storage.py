@@ -1,0 +1,149 @@
+"""Files that survive: atomic writes, units, the manifest, the lock."""
+
+import errno
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from reta import storage
+from reta.errors import DataError, StorageError, UsageError
+from reta.storage import RunFolder, atomic_write
+
+
+@pytest.mark.parametrize("call", ["mkstemp", "fdopen", "fsync", "replace", "open"])
+def test_a_failing_call_leaves_the_old_file(tmp_path, monkeypatch, call):
+    """Breaks when any system call on the way can lose or tear the file that was there."""
+    path = tmp_path / "file"
+    atomic_write(path, b"old")
+
+    def fail(*_args, **_kwargs):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    owner = {"mkstemp": storage.tempfile, "replace": Path}.get(call, os)
+    monkeypatch.setattr(owner, call, fail)
+    with pytest.raises(StorageError, match=r"could not write 3 bytes: the disk is full"):
+        atomic_write(path, b"new")
+    monkeypatch.undo()
+    # Syncing the folder comes after the swap: the file may be new then, but it is whole.
+    assert path.read_bytes() in ((b"old", b"new") if call in ("open", "fsync") else (b"old",))
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_read_only_place_is_one_clear_message(tmp_path):
+    """Breaks when a folder that cannot be made ends in a traceback."""
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(StorageError, match="could not write"):
+        atomic_write(tmp_path / "file" / "below", b"x")
+
+
+def make_run(folder: Path) -> RunFolder:
+    run = RunFolder(folder)
+    for name in ("a", "b"):
+        unit = run.unit(name, {"seed": 1})
+        unit.write(f"data/{name}.bin", name.encode() * 100)
+        unit.finish({"seconds": 1.5})
+    run.seal({"classes": ["x"]})
+    return run
+
+
+def test_a_unit_is_done_only_for_its_own_inputs(tmp_path):
+    """Breaks when a changed setting would silently keep old results."""
+    run = make_run(tmp_path)
+    assert run.unit("a", {"seed": 1}).done
+    assert run.unit("a", {"seed": 1}).facts == {"seconds": 1.5}
+    assert not run.unit("a", {"seed": 2}).done
+    assert not run.unit("c", {"seed": 1}).done
+
+
+def test_a_unit_with_a_damaged_file_is_done_again(tmp_path):
+    """Breaks when a torn or deleted file counts as finished work."""
+    run = make_run(tmp_path)
+    (tmp_path / "data/a.bin").write_bytes(b"torn")
+    (tmp_path / "data/b.bin").unlink()
+    assert not run.unit("a", {"seed": 1}).done
+    assert not run.unit("b", {"seed": 1}).done
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_any_flipped_bit_is_found(tmp_path_factory, data):
+    """Breaks when one bit of one file can change without `verify` noticing."""
+    folder = tmp_path_factory.mktemp("run")
+    run = make_run(folder)
+    assert run.verify() == []
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    path = data.draw(st.sampled_from(files))
+    content = bytearray(path.read_bytes())
+    place = data.draw(st.integers(0, len(content) - 1))
+    content[place] ^= 1 << data.draw(st.integers(0, 7))
+    path.write_bytes(bytes(content))
+    assert run.verify() != []
+
+
+def test_verify_finds_missing_and_foreign_files(tmp_path):
+    """Breaks when a set can lose or gain an image unnoticed."""
+    run = make_run(tmp_path)
+    (tmp_path / "data/a.bin").unlink()
+    (tmp_path / "data/extra.bin").write_bytes(b"?")
+    assert {problem.split(":")[0] for problem in run.verify()} == {"data/a.bin", "data/extra.bin"}
+
+
+def test_sealing_again_does_not_bless_damage(tmp_path):
+    """Breaks when a later command re-hashes a file that was damaged in between."""
+    run = make_run(tmp_path)
+    (tmp_path / "data/a.bin").write_bytes(b"damaged")
+    run.seal({"classes": ["x"]})
+    assert run.verify() == ["data/a.bin: changed after it was written"]
+
+
+def test_a_newer_format_and_a_foreign_file_are_refused(tmp_path):
+    """Breaks when an unknown manifest is read as if it were ours."""
+    run = make_run(tmp_path)
+    path = tmp_path / "manifest.json"
+    manifest = json.loads(path.read_text())
+    path.write_text(json.dumps(manifest | {"format": 99}))
+    with pytest.raises(DataError, match="newer reta"):
+        run.manifest()
+    for text in ("[]", "{", "{}"):
+        path.write_text(text)
+        with pytest.raises(DataError, match=r"manifest\.json"):
+            run.manifest()
+
+
+HOLDER = """
+import sys, time
+from reta.storage import RunFolder
+with RunFolder(sys.argv[1]).locked():
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_second_run_is_refused_at_once_and_a_dead_holder_is_not_in_the_way(tmp_path):
+    """Breaks when two processes write one folder, or a killed one locks it for ever."""
+    folder = tmp_path / "run"
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(folder)], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "held\n"
+    started = time.monotonic()
+    with (
+        pytest.raises(UsageError, match=rf"in use by process {process.pid}"),
+        RunFolder(folder).locked(),
+    ):
+        pass
+    assert time.monotonic() - started < 5
+    (folder / ".left.tmp").write_bytes(b"half")
+    process.kill()
+    process.wait()
+    process.stdout.close()
+    with RunFolder(folder).locked():
+        assert not (folder / ".left.tmp").exists()
