@@ -105,7 +105,11 @@ def padded_views(rng: np.random.Generator, count: int, size: int, *, pad: int, f
 
 
 def sampling_matrix(
-    start: torch.Tensor, length: torch.Tensor, in_size: int, out_size: int
+    start: torch.Tensor,
+    length: torch.Tensor,
+    in_size: int,
+    out_size: int,
+    dtype: torch.dtype = torch.float32,
 ) -> torch.Tensor:
     """Return the weights that resample a stretch of pixels to ``out_size``, antialiased bilinear.
 
@@ -114,11 +118,12 @@ def sampling_matrix(
         length: ``(v,)`` pixels in each stretch.
         in_size: pixels in the image.
         out_size: pixels wanted.
+        dtype: of the weights.
 
     Returns:
-        ``(v, out_size, in_size)`` float32; rows sum to 1 where the stretch lies inside the image.
+        ``(v, out_size, in_size)``; rows sum to 1 where the stretch lies inside the image.
     """
-    scale = (length / out_size)[:, None, None]
+    scale = (length.to(dtype) / out_size)[:, None, None]
     width = scale.clamp(min=1.0)  # a shrinking filter widens, so that every pixel counts
     centres = (torch.arange(out_size)[None, :, None] + 0.5) * scale
     offsets = torch.arange(in_size)[None, None, :] - start[:, None, None]
@@ -147,8 +152,9 @@ def render(images: torch.Tensor, views: Views, size: int) -> torch.Tensor:
     """
     count, height, width = images.shape[0], images.shape[-2], images.shape[-1]
     top, left, box_height, box_width = views.boxes.unbind(1)
-    rows = _rolled(sampling_matrix(top, box_height, height, size), views.shifts[:, 0])
-    columns = sampling_matrix(left, box_width, width, size)
+    dtype = torch.promote_types(images.dtype, torch.float32)  # float64 only for float64 images
+    rows = _rolled(sampling_matrix(top, box_height, height, size, dtype), views.shifts[:, 0])
+    columns = sampling_matrix(left, box_width, width, size, dtype)
     columns = torch.where(views.flips[:, None, None], columns.flip(1), columns)
     columns = _rolled(columns, views.shifts[:, 1])
     rows, columns = rows.to(images), columns.to(images)

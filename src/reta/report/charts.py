@@ -73,9 +73,10 @@ def line_chart(
     note: str = "",
     marks: Sequence[float] = (),
     steps: bool = False,
+    wide: bool = False,
     format_y: Formatter = compact,
 ) -> Markup:
-    """Draw lines over shared axes; the vertical one is logarithmic beyond a factor of 50.
+    """Draw lines over shared axes.
 
     Args:
         title: what is shown.
@@ -84,6 +85,7 @@ def line_chart(
         note: a sentence on how to read it.
         marks: places on the horizontal axis to mark with a dotted line.
         steps: draw counts, which change in steps.
+        wide: use a logarithmic scale if the values span more than a factor of 50.
         format_y: how to write values.
     """
     series = [line for line in series if line.points]
@@ -91,7 +93,7 @@ def line_chart(
         return Markup("")
     xs = [x for line in series for x, _ in line.points]
     ys = [y for line in series for _, y in line.points]
-    log = not steps and min(ys) > 0 and max(ys) > 50 * min(ys)
+    log = wide and min(ys) > 0 and max(ys) > 50 * min(ys)
     low, high = covering(ys, log=log, floor=0.0)
     across = Axis(min(xs), max(xs), LEFT, WIDTH - RIGHT - 6)
     up = Axis(low, high, _HEIGHT - BOTTOM, TOP, log)

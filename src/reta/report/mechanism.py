@@ -55,7 +55,7 @@ def loss_charts(run: Run) -> list[Markup]:
         ("Pull of the topology", [Series("pull", _course(run, "gradient_ratio"))], pull),
     ]
     charts = [
-        line_chart(title, series, ("step", ""), note=note, marks=marks)
+        line_chart(title, series, ("step", ""), note=note, marks=marks, wide=True)
         for title, series, note in shown
     ]
     return [chart for chart in charts if chart]

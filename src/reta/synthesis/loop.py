@@ -71,6 +71,8 @@ class Recovery:
 
     Pixels are ``(ipc, classes, 3, D, D)``: the first axis counts BN groups of one image per class.
     They are kept in units of the data's standard deviation, in which the learning rate is given.
+    Where all real images are grey they have one channel, because a teacher that never saw a colour
+    cannot tell that a colour is wrong.
     """
 
     def __init__(
@@ -89,11 +91,12 @@ class Recovery:
         self.settings = settings
         self.image_size = pool.images.shape[-1]
         device = self.teachers[0].mean.device
-        self.unit = self.teachers[0].std.squeeze(0)  # (3, 1, 1)
+        channels = 1 if pool.grey else 3
+        self.unit = self.teachers[0].std.squeeze(0)[:channels]  # (channels, 1, 1)
         self.targets = torch.tensor(self.labels, device=device)
         beginning = recipe.start(pool, committee[0], self.labels, settings.ipc, settings.seed)
         self.anchors = beginning.anchors
-        self.pixels = beginning.images.to(device) / self.unit
+        self.pixels = beginning.images[:, :, :channels].to(device) / self.unit
         self.packs = self._packs()
         self.steps: list[dict[str, float]] = []
         self.connections: list[dict[str, float]] = []
@@ -132,12 +135,16 @@ class Recovery:
         )
 
     def _frame(self) -> torch.Tensor:
-        images = (self._resized(self.image_size) * self.unit).clamp(0, 1)
+        images = self._shown(self._resized(self.image_size)).clamp(0, 1)
         return (images * 255).round().to(torch.uint8).transpose(0, 1).contiguous().cpu()
 
     def _resized(self, size: int) -> torch.Tensor:
         ipc, classes = self.pixels.shape[:2]
-        return resample(self.pixels.flatten(0, 1), size).view(ipc, classes, 3, size, size)
+        return resample(self.pixels.flatten(0, 1), size).view(ipc, classes, -1, size, size)
+
+    def _shown(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Return pixels as images ``(ipc, classes, 3, D, D)`` in [0, 1]."""
+        return (pixels * self.unit).expand(-1, -1, 3, -1, -1)
 
     def _draw_views(self, block: Block, index: int) -> list[Views]:
         """Draw the augmentation of every step of a block: one view per BN group."""
@@ -191,7 +198,7 @@ class Recovery:
         losses, gaps = [], []
         for pack in self.packs:
             leaf = self.pixels.detach()[pack].requires_grad_()
-            augmented = render(leaf * self.unit, views[pack], leaf.shape[-1])
+            augmented = render(self._shown(leaf), views[pack], leaf.shape[-1])
             loss, gap = self.recipe.objective(self.probes[turn], augmented, self.targets)
             (gradient[pack],) = torch.autograd.grad(loss.sum(), leaf)
             losses.append(loss.detach())
@@ -202,7 +209,7 @@ class Recovery:
     def _features(self) -> torch.Tensor:
         """Return φ of all images as they are, ``(classes, ipc, d)``."""
         parts = [
-            self.teachers[0].features((self.pixels[pack] * self.unit).flatten(0, 1))
+            self.teachers[0].features(self._shown(self.pixels[pack]).flatten(0, 1))
             for pack in self.packs
         ]
         ipc, classes = self.pixels.shape[:2]
@@ -229,7 +236,7 @@ class Recovery:
             if not part.numel() or count < 2:
                 continue
             leaf = self.pixels.detach()[pack][: len(part)].requires_grad_()
-            reached = self.teachers[0].features((leaf * self.unit).flatten(0, 1))
+            reached = self.teachers[0].features(self._shown(leaf).flatten(0, 1))
             (grad,) = torch.autograd.grad(reached, leaf, part.flatten(0, 1))
             pull[pack][: len(part)] = grad
         return pull, {"topology": losses.sum()}
@@ -252,9 +259,10 @@ class Recovery:
         self.anchors = torch.stack(columns, dim=1)  # (ipc, classes)
         patches = resample(self.pool.pixels(self.anchors).flatten(0, 1), size)
         patches = patches.unflatten(0, self.anchors.shape).to(self.pixels.device)
-        images = self._resized(size) * self.unit
+        images = self._shown(self._resized(size))
         gap = float(fit_gap(images, patches))
-        self.pixels = residual_connection(images, patches, connection.alpha) / self.unit
+        connected = residual_connection(images, patches, connection.alpha)
+        self.pixels = connected[:, :, : len(self.unit)] / self.unit
         after = self._features()
         pairs = zip(before.cpu(), after.cpu(), strict=True)
         ratios = [contraction_ratio(old, new) for old, new in pairs]

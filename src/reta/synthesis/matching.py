@@ -72,12 +72,13 @@ class BatchNormProbe:
         self.teacher = teacher
         self.layers = teacher.batch_norms()
         self._groups = 1
-        self._means: list[torch.Tensor] = []
-        self._variances: list[torch.Tensor] = []
+        # By layer, because a network may use its layers in another order than it registers them.
+        self._means: dict[nn.Module, torch.Tensor] = {}
+        self._variances: dict[nn.Module, torch.Tensor] = {}
 
     @contextmanager
     def _reading(self) -> Iterator[None]:
-        self._means, self._variances = [], []
+        self._means, self._variances = {}, {}
         hooks = [layer.register_forward_pre_hook(self._read) for layer in self.layers]
         try:
             yield
@@ -89,8 +90,7 @@ class BatchNormProbe:
         (activation,) = inputs
         grouped = activation.unflatten(0, (self._groups, -1))  # (g, n, c, h, w)
         variance, mean = torch.var_mean(grouped, dim=(1, 3, 4), correction=0)
-        self._means.append(mean)
-        self._variances.append(variance)
+        self._means[layer], self._variances[layer] = mean, variance
 
     def __call__(
         self, images: torch.Tensor, first_weight: float
@@ -105,8 +105,9 @@ class BatchNormProbe:
             logits = self.teacher(images.flatten(0, 1)).unflatten(0, images.shape[:2])
         if not self.layers:
             return logits, logits.new_zeros(len(images))
-        gap = batchnorm_gap(self._means, self._variances, self.layers, first_weight)
-        return logits, gap
+        means = [self._means[layer] for layer in self.layers]
+        variances = [self._variances[layer] for layer in self.layers]
+        return logits, batchnorm_gap(means, variances, self.layers, first_weight)
 
 
 @dataclass(frozen=True)

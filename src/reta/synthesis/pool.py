@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 
@@ -32,6 +33,12 @@ class Pool:
     _complexity: dict[tuple[int, int, float], torch.Tensor] = field(
         default_factory=dict, repr=False
     )
+
+    @cached_property
+    def grey(self) -> bool:
+        """Whether no image has any colour."""
+        first = self.images[:, :1]
+        return bool((self.images == first).all())
 
     def members(self, label: int) -> torch.Tensor:
         """Return the indices ``(m,)`` of the images of a class."""

@@ -1,0 +1,46 @@
+"""What many tests share: one thread, and a set of images with teachers small enough to be quick."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from small_world import CLASSES, PER_CLASS, SIZE, make_images, make_teacher
+
+from reta.data.sources import ImageSet
+from reta.models import Classifier
+from reta.synthesis.pool import Pool, build_pool
+
+# On tiny tensors more threads only wait for each other: twenty times slower on a busy machine.
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def image_set() -> ImageSet:
+    """Four classes of nine images of 16 px, in no order."""
+    return make_images(CLASSES, PER_CLASS, SIZE)
+
+
+@pytest.fixture(scope="session")
+def committee() -> list[Classifier]:
+    """Two frozen teachers with different weights and the same normalisation."""
+    return [make_teacher(1), make_teacher(2)]
+
+
+@pytest.fixture(scope="session")
+def pool(image_set: ImageSet, committee: list[Classifier]) -> Pool:
+    """The images as the first teacher sees them."""
+    return build_pool(image_set, committee[0])
+
+
+@pytest.fixture(scope="session")
+def double_committee(committee: list[Classifier]) -> list[Classifier]:
+    """The same teachers in float64, to tell an error of the method from rounding."""
+    return [copy.deepcopy(teacher).double() for teacher in committee]
+
+
+@pytest.fixture(scope="session")
+def double_pool(image_set: ImageSet, double_committee: list[Classifier]) -> Pool:
+    """The pool of the float64 teachers."""
+    return build_pool(image_set, double_committee[0])

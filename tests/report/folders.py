@@ -1,0 +1,257 @@
+"""Run and comparison folders as reta writes them, made without any training."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, ImageDraw
+
+CLASSES = ["apple", "fish", "<script>alert('x')</script>", 'Kuh & Kalb "quoted"']
+COLUMNS = ["start", "block 1", "anchor 1", "block 2", "anchor 2", "block 3", "final"]
+
+Painter = Callable[[int, int, str], Image.Image]
+
+
+def paint(label: int, index: int, moment: str, side: int = 32) -> Image.Image:
+    """Draw a coloured shape on noise; real images have less noise."""
+    draw = random.Random(f"{label} {index} {moment}")
+    noise = 20 if moment in ("start", "anchor 1", "anchor 2") else 70
+    pixels = bytes(128 + draw.randrange(-noise, noise) for _ in range(side * side * 3))
+    image = Image.frombytes("RGB", (side, side), pixels)
+    hue = (label * 80) % 255
+    box = (side * 0.2, side * 0.25, side * 0.8, side * 0.7)
+    shape = ImageDraw.Draw(image)
+    (shape.ellipse if label % 2 else shape.rectangle)(box, fill=(hue, 200 - hue // 2, 255 - hue))
+    return image
+
+
+def save_json(path: Path, value: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(value))
+
+
+def manifest(method: str, classes: list[str], ipc: int, seed: int) -> dict[str, Any]:
+    return {
+        "format": 1,
+        "reta": "0.1.0",
+        "method": method,
+        "summary": "retrieved anchors and topology alignment",
+        "source": "RETA, arXiv 2602.24144",
+        "data": data(classes),
+        "classes": classes,
+        "folders": [f"{label:03d}" for label in range(len(classes))],
+        "ipc": ipc,
+        "seed": seed,
+        "hardware": {
+            "cpu": "AMD EPYC 7B13",
+            "cores": 8,
+            "threads": 4,
+            "gpu": None,
+            "system": "Linux 6.1",
+            "python": "3.12.3",
+            "torch": "2.11.0",
+        },
+        "device": {"name": "cpu", "reason": "no GPU was found"},
+        "created": "2026-03-01T12:00:00+00:00",
+        "files": {},
+        "seal": "0" * 64,
+    }
+
+
+def data(classes: list[str]) -> dict[str, Any]:
+    return {
+        "name": "Tiny fruit",
+        "note": "a made-up set",
+        "fingerprint": "ab" * 32,
+        "train": 5000,
+        "test": 1000,
+        "image_size": 32,
+    }
+
+
+def write_images(
+    folder: Path, classes: list[str], ipc: int, side: int, painter: Painter | None
+) -> None:
+    draw = painter or partial(paint, side=side)
+    for label in range(len(classes)):
+        for index in range(ipc):
+            path = folder / "images" / f"{label:03d}" / f"{index}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            draw(label, index, "final").save(path)
+        sheet = Image.new("RGB", (side * len(COLUMNS), side * min(ipc, 4)))
+        for row in range(min(ipc, 4)):
+            for column, moment in enumerate(COLUMNS):
+                sheet.paste(draw(label, row, moment), (side * column, side * row))
+        (folder / "history").mkdir(exist_ok=True)
+        sheet.save(folder / "history" / f"{label:03d}.png")
+
+
+def recovery(labels: list[int], ipc: int, side: int) -> dict[str, Any]:
+    steps = []
+    for step in range(0, 300, 3):
+        row = {
+            "step": step,
+            "teacher": step // 3 % 2,
+            "loss": 0.3 + 3 * math.exp(-step / 60) + 0.1 * math.sin(step),
+            "bn_gap": 30 + 200 * math.exp(-step / 90),
+        }
+        if step % 15 == 0:
+            row |= {"topology": 2 + 5 * math.exp(-step / 80), "gradient_ratio": 0.2 + step / 2000}
+        steps.append(row)
+    connections = [
+        {
+            "step": step,
+            "fit_gap": 0.031,
+            "complexity": 0.000213,
+            "distinct_anchors": ipc * 0.6,
+            "contraction_ratio": 0.87,
+        }
+        for step in (100, 200)
+    ]
+    history = {"columns": COLUMNS, "cell": side, "rows": min(ipc, 4)}
+    return {
+        "labels": labels,
+        "seconds": 41.5,
+        "steps": steps,
+        "connections": connections,
+        "history": history,
+    }
+
+
+def geometry(classes: list[str]) -> dict[str, Any]:
+    lengths = [index / 40 for index in range(41)]
+    curves = {
+        "real": [
+            [max(1, round(10 - 14 * e)) for e in lengths],
+            [int(0.5 < e < 0.8) for e in lengths],
+        ],
+        "synthetic": [[max(1, round(10 - 22 * e)) for e in lengths], [0 for _ in lengths]],
+    }
+    diagrams = {
+        "real": [[[0, 0.1 + 0.07 * i] for i in range(9)], [[0.5, 0.8], [0.62, 0.7]]],
+        "synthetic": [[[0, 0.05 + 0.05 * i] for i in range(9)], [[0.45, 0.52]]],
+        "max_length": 1.0,
+    }
+    labels = range(min(len(classes), 10))
+    return {
+        "kappa": [0.2 + 0.11 * label for label in range(len(classes))],
+        "kappa_mean": 0.365,
+        "intra_class_distance": {"real": 0.612, "synthetic": 0.447},
+        "betti": [{"label": label, "lengths": lengths, **curves} for label in labels],
+        "diagrams": [{"label": label, **diagrams} for label in labels],
+    }
+
+
+def metrics(classes: list[str], students: int = 3, level: float = 0.579) -> dict[str, Any]:
+    trained = [
+        {
+            "seed": seed,
+            "last": level + 0.02 * (seed - 1),
+            "best": level + 0.03 + 0.02 * (seed - 1),
+            "curve": [
+                [epoch, level * (1 - math.exp(-epoch / 15)) + 0.01 * math.sin(epoch + seed)]
+                for epoch in range(0, 101, 5)
+            ],
+            "per_class": [min(1.0, level - 0.2 + 0.09 * label) for label in range(len(classes))],
+            "seconds": 12.5,
+        }
+        for seed in range(students)
+    ]
+    return {
+        "student": "convnet3",
+        "accuracy": {
+            "last_mean": level,
+            "last_std": 0.0213,
+            "best_mean": level + 0.031,
+            "best_std": 0.018,
+        },
+        "students": trained,
+        "kappa_mean": 0.365,
+        "seconds_per_image": 1.04,
+        "peak_memory": 1_900_000_000,
+        "bytes_images": 123_456,
+        "bytes_labels": 4_200_000,
+        "label_epochs": 100,
+        "chance": 1 / len(classes),
+        "full_data": {"test_accuracy": 0.802, "architecture": "resnet18"},
+    }
+
+
+def write_run(
+    folder: Path,
+    *,
+    classes: list[str] | None = None,
+    ipc: int = 4,
+    side: int = 32,
+    method: str = "reta",
+    seed: int = 0,
+    level: float = 0.579,
+    painter: Painter | None = None,
+) -> Path:
+    """Write a whole run folder."""
+    classes = CLASSES if classes is None else classes
+    save_json(folder / "manifest.json", manifest(method, classes, ipc, seed))
+    (folder / "config.yaml").write_text("method: reta\nschedule:\n  steps: 300\n  note: <b>&\n")
+    for index, (name, accuracy) in enumerate([("resnet18", 0.79), ("convnet3", 0.74)]):
+        facts = {
+            "architecture": name,
+            "test_accuracy": accuracy,
+            "epochs": 60,
+            "seconds": 130.0,
+            "parameters": 11_173_962 // (1 + 30 * index),
+        }
+        save_json(folder / f"units/teacher-{index}.json", {"facts": facts})
+    facts = recovery(list(range(len(classes))), ipc, side)
+    save_json(folder / "units/recover-000.json", {"facts": facts})
+    write_images(folder, classes, ipc, side, painter)
+    save_json(folder / "geometry.json", geometry(classes))
+    save_json(folder / "metrics.json", metrics(classes, level=level))
+    return folder
+
+
+LEVELS = {"random": 0.53, "fadrm+": 0.571, "reta": 0.579}
+
+
+def write_comparison(folder: Path, **options: Any) -> Path:
+    """Write a comparison of three methods, ``reta`` with two distillation seeds."""
+    names = {"random": ["random"], "fadrm+": ["fadrm-plus"], "reta": ["reta", "reta-seed1"]}
+    for method, folders in names.items():
+        for seed, name in enumerate(folders):
+            level = LEVELS[method]
+            write_run(folder / name, method=method, seed=seed, level=level, **options)
+    rows = [
+        {
+            "method": method,
+            "summary": f"what {method} does",
+            "n": 3 * len(names[method]),
+            "last_mean": level,
+            "last_std": 0.012,
+            "best_mean": level + 0.02,
+            "best_std": 0.01,
+            "kappa_mean": kappa,
+            "contraction_ratio": ratio,
+            "distinct_anchors": None if ratio is None else 6.3,
+            "seconds_per_image": 0.01 if ratio is None else 1.2,
+            "bytes_images": 123_456,
+            "bytes_labels": 4_200_000,
+        }
+        for (method, level), kappa, ratio in zip(
+            LEVELS.items(), [0.27, 1.68, 0.72], [None, 0.81, 0.9], strict=True
+        )
+    ]
+    comparison = {
+        "title": "Random, FADRM+ and RETA on tiny fruit",
+        "methods": list(LEVELS),
+        "runs": names,
+        "command": "reta compare tiny --methods random,fadrm+,reta",
+        "data": data(CLASSES),
+        "rows": rows,
+    }
+    save_json(folder / "comparison.json", comparison)
+    return folder

@@ -1,0 +1,195 @@
+"""Eq. 4 and 5: the score of an anchor, its complexity, and the choice."""
+
+from __future__ import annotations
+
+import math
+from itertools import permutations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.ndimage import gaussian_filter1d
+
+from reta.errors import UsageError
+from reta.synthesis.connection import resample
+from reta.synthesis.pool import Pool
+from reta.synthesis.retrieval import (
+    RetrievedAnchor,
+    edge_complexity,
+    fit_complexity_score,
+    scale_complexity,
+)
+
+
+def rand(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.rand(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def complexity_by_scipy(image: np.ndarray, sigma: float) -> float:
+    energy = np.zeros(image.shape[1:])
+    for channel in image:
+        for axis in (0, 1):
+            if sigma:
+                radius = math.ceil(3 * sigma)
+                channel = gaussian_filter1d(channel, sigma, axis, mode="mirror", radius=radius)
+        for derivative in np.gradient(channel):
+            energy += derivative**2
+    return float(np.var(energy))
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    height=st.integers(2, 14), width=st.integers(2, 14), channels=st.integers(1, 3),
+    sigma=st.sampled_from([0.0, 0.4, 1.0, 1.5, 2.3]), seed=st.integers(0, 1000),
+)  # fmt: skip
+def test_edge_complexity_is_that_of_scipy(
+    height: int, width: int, channels: int, sigma: float, seed: int
+) -> None:
+    """Kernel radius, border, gradient or variance of another kind; images below the kernel."""
+    images = rand(3, channels, height, width, seed=seed)
+    ours = edge_complexity(images, sigma)
+    expected = [complexity_by_scipy(image.numpy(), sigma) for image in images]
+    np.testing.assert_allclose(ours.numpy(), expected, rtol=1e-9, atol=1e-15)
+
+
+def test_a_constant_image_is_not_complex() -> None:
+    """Borders that fade to black would give every bright image an edge."""
+    images = torch.stack([torch.full((3, 9, 9), value) for value in (0.0, 0.3, 1.0)])
+    assert edge_complexity(images).abs().max() < 1e-12
+
+
+def test_a_ramp_is_not_complex_inside_and_noise_is() -> None:
+    """A variance of the image instead of its gradient energy."""
+    ramp = torch.linspace(0, 1, 32).expand(1, 3, 32, 32)
+    noise = rand(1, 3, 32, 32).float()
+    assert edge_complexity(ramp, 0.0) < 1e-10  # the same slope everywhere
+    assert edge_complexity(noise) > 1e-5
+
+
+def test_score_is_that_of_loops() -> None:
+    """Distances that are not squared or not on the unit sphere; λ on the wrong term."""
+    queries, keys, complexity = rand(4, 6) - 0.5, rand(5, 6, seed=1) - 0.5, rand(5, seed=2)
+    score = fit_complexity_score(queries, keys, complexity, 0.3)
+    for i in range(4):
+        for j in range(5):
+            q = queries[i] / math.sqrt(sum(float(v) ** 2 for v in queries[i]))
+            z = keys[j] / math.sqrt(sum(float(v) ** 2 for v in keys[j]))
+            fit = sum((float(a) - float(b)) ** 2 for a, b in zip(q, z, strict=True))
+            expected = 0.7 * fit + 0.3 * float(complexity[j])
+            assert float(score[i, j]) == pytest.approx(expected, rel=1e-10)
+
+
+def test_ends_of_the_trade_off() -> None:
+    """λ = 0 is the nearest neighbour, λ = 1 the simplest image for everybody."""
+    queries, keys, complexity = rand(6, 8) - 0.5, rand(9, 8, seed=1) - 0.5, rand(9, seed=2)
+    nearest = torch.cosine_similarity(queries[:, None], keys[None], dim=2).argmax(1)
+    assert torch.equal(fit_complexity_score(queries, keys, complexity, 0.0).argmin(1), nearest)
+    simplest = fit_complexity_score(queries, keys, complexity, 1.0).argmin(1)
+    assert simplest.tolist() == [int(complexity.argmin())] * 6
+
+
+def test_scales_of_complexity() -> None:
+    """Every scale against its definition, in any order of the pool."""
+    raw = torch.tensor([3e-4, 1e-4, 8e-4, 2e-4], dtype=torch.float64)
+    assert torch.equal(scale_complexity(raw, "raw"), raw)
+    expected = torch.tensor([2 / 7, 0, 1, 1 / 7], dtype=torch.float64)
+    torch.testing.assert_close(scale_complexity(raw, "minmax"), expected)
+    expected = torch.tensor([2 / 3, 0, 1, 1 / 3], dtype=torch.float64)
+    torch.testing.assert_close(scale_complexity(raw, "rank"), expected)
+    score = scale_complexity(raw, "zscore").numpy()
+    np.testing.assert_allclose(score, (raw.numpy() - raw.numpy().mean()) / raw.numpy().std())
+
+
+@pytest.mark.parametrize("scale", ["raw", "minmax", "rank", "zscore"])
+@pytest.mark.parametrize("count", [1, 3])
+def test_equally_complex_images_stay_finite(scale: str, count: int) -> None:
+    """A class of one image, or of identical ones, has no spread to divide by."""
+    scaled = scale_complexity(torch.full((count,), 2e-4, dtype=torch.float64), scale)
+    assert torch.isfinite(scaled).all()
+    assert scaled.abs().max() <= 1
+
+
+def features_near(pool: Pool, count: int, seed: int = 3) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    picked = torch.randint(len(pool.labels), (count,), generator=generator)
+    noise = torch.randn(count, pool.features.shape[1], generator=generator)
+    return pool.features[picked] + 0.1 * pool.features.std() * noise
+
+
+def brute_force_cost(
+    pool: Pool, label: int, queries: torch.Tensor, trade_off: float, size: int
+) -> tuple[list[int], np.ndarray]:
+    members = [index for index, own in enumerate(pool.labels.tolist()) if own == label]
+    patches = resample(pool.images[members].double() / 255, size).numpy()
+    c = np.array([complexity_by_scipy(patch, 1.0) for patch in patches])
+    c = (c - c.min()) / (c.max() - c.min())
+    q, z = queries.double().numpy(), pool.features[members].double().numpy()
+    q = q / np.linalg.norm(q, axis=1, keepdims=True)
+    z = z / np.linalg.norm(z, axis=1, keepdims=True)
+    fit = ((q[:, None] - z[None]) ** 2).sum(2)
+    return members, (1 - trade_off) * fit + trade_off * c
+
+
+@pytest.mark.parametrize("trade_off", [0.0, 0.1, 0.9, 1.0])
+@pytest.mark.parametrize("size", [16, 11])
+def test_the_anchor_is_the_best_of_its_class(pool: Pool, trade_off: float, size: int) -> None:
+    """An index within the class taken for one within the pool; complexity at another size."""
+    queries = features_near(pool, 5)
+    for label in range(4):
+        members, cost = brute_force_cost(pool, label, queries, trade_off, size)
+        chosen = RetrievedAnchor(trade_off=trade_off).choose(pool, label, queries, None, size)
+        assert chosen.tolist() == [members[best] for best in cost.argmin(1)]
+        assert (pool.labels[chosen] == label).all()
+
+
+def test_distinct_anchors_have_the_least_total_cost(pool: Pool) -> None:
+    """A greedy assignment, or anchors given back in another order than the queries."""
+    queries = features_near(pool, 4)
+    queries[1] = queries[0]  # argmin would give both the same anchor
+    members, cost = brute_force_cost(pool, 2, queries, 0.1, 16)
+    best = min(
+        permutations(range(len(members)), 4),
+        key=lambda columns: sum(cost[row, column] for row, column in enumerate(columns)),
+    )
+    chosen = RetrievedAnchor(anchors="distinct").choose(pool, 2, queries, None, 16)
+    total = sum(cost[row, members.index(index)] for row, index in enumerate(chosen.tolist()))
+    assert len(set(chosen.tolist())) == 4
+    assert total == pytest.approx(sum(cost[row, column] for row, column in enumerate(best)))
+    assert len(set(RetrievedAnchor().choose(pool, 2, queries, None, 16)[:2].tolist())) == 1
+
+
+def test_fewer_images_than_queries_fall_back_to_the_best(pool: Pool) -> None:
+    """An assignment needs as many images as queries; a partial one would leave some without."""
+    queries = features_near(pool, 12)
+    distinct = RetrievedAnchor(anchors="distinct").choose(pool, 0, queries, None, 16)
+    assert torch.equal(distinct, RetrievedAnchor().choose(pool, 0, queries, None, 16))
+    assert len(distinct) == 12
+
+
+def test_the_current_anchor_does_not_matter(pool: Pool) -> None:
+    """Retrieval is by score alone; a memory would make runs depend on history."""
+    queries = features_near(pool, 4)
+    fresh = RetrievedAnchor().choose(pool, 0, queries, None, 16)
+    current = pool.members(0)[:4]
+    assert torch.equal(RetrievedAnchor().choose(pool, 0, queries, current, 16), fresh)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"trade_off": -0.1}, {"trade_off": 1.1}, {"anchors": "none"}, {"complexity_scale": "log"}],
+)
+def test_impossible_settings_are_refused(options: dict[str, object]) -> None:
+    """A misspelt word must not quietly mean the default."""
+    with pytest.raises(UsageError):
+        RetrievedAnchor(**options)
+
+
+def test_complexity_is_computed_once_for_each_resolution(pool: Pool) -> None:
+    """A cache keyed without the size or the smoothing would reuse the wrong numbers."""
+    assert pool.complexity(1, 16, 1.0) is pool.complexity(1, 16, 1.0)
+    values = [pool.complexity(1, 16, 1.0), pool.complexity(1, 11, 1.0), pool.complexity(1, 16, 2.0)]
+    assert not torch.allclose(values[0], values[1])
+    assert not torch.allclose(values[0], values[2])
+    assert not torch.allclose(values[0], pool.complexity(2, 16, 1.0))
