@@ -14,7 +14,7 @@ LAYERS = [
     ["cli", "__main__"],
     ["api"],
     ["comparison"],
-    ["students", "pipeline", "report"],
+    ["students", "pipeline", "reporting"],
     ["preparation"],
     ["methods", "evaluation"],
     ["synthesis", "training"],
@@ -64,7 +64,7 @@ def test_topology_stands_alone():
 
 def test_a_report_needs_no_torch():
     """Breaks when rebuilding a report on a laptop would import torch."""
-    code = "import sys, reta.report; sys.exit('torch' in sys.modules)"
+    code = "import sys, reta.reporting; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

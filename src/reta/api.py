@@ -77,7 +77,7 @@ def evaluate(folder: str | Path, device: str = "auto") -> dict[str, Any]:
 
 def report(folder: str | Path) -> Path:
     """Write ``report.html`` of a run or comparison folder and return its path."""
-    from reta.report import write_report
+    from reta.reporting import write_report
 
     return write_report(Path(folder))
 

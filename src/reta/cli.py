@@ -63,7 +63,7 @@ def distill(
             methods METHOD` lists them.
     """
     from reta.pipeline import distill as run_distill
-    from reta.report import write_report
+    from reta.reporting import write_report
 
     config = replace(_located(config), options=_options(set_))
     folder = run_distill(config, out_folder or default_folder(config), device)
@@ -92,7 +92,7 @@ def train(
         students: how many, with different seeds.
         device: auto, cpu, cuda, cuda:1 …
     """
-    from reta.report import write_report
+    from reta.reporting import write_report
     from reta.students import train as run_train
 
     metrics = run_train(folder, student, students, device)
@@ -109,7 +109,7 @@ def evaluate(folder: Positional[Folder], device: str = "auto") -> None:
         folder: run folder of `reta distill`.
         device: auto, cpu, cuda, cuda:1 …
     """
-    from reta.report import write_report
+    from reta.reporting import write_report
     from reta.students import evaluate as run_evaluate
 
     _print_metrics(run_evaluate(folder, device))
@@ -155,7 +155,7 @@ def demo(
 
 def _compare(config: Config, methods: Sequence[str], folder: Path, seeds: int, device: str) -> None:
     from reta.comparison import compare as run_compare
-    from reta.report import write_report
+    from reta.reporting import write_report
 
     command = shlex.join(["reta", *sys.argv[1:]])
     result = run_compare(config, methods, folder, seeds=seeds, device=device, command=command)
@@ -183,7 +183,7 @@ def report(folder: Positional[Folder]) -> None:
     Args:
         folder: run or comparison folder.
     """
-    from reta.report import write_report
+    from reta.reporting import write_report
 
     out.print(write_report(folder))
 

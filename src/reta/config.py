@@ -96,7 +96,7 @@ _COUNTS = (
 # on small images), five students; the label epochs of small images are 1000, of larger ones 300.
 _EFFORTS: dict[str, dict[str, Any]] = {
     "smoke": {
-        "teachers": ("convnet3", "shufflenet_v2_x0_5"),
+        "teachers": ("convnet3", "convnet4"),
         "teacher_epochs": 4,
         "steps": 40,
         "label_epochs": 20,
@@ -104,7 +104,7 @@ _EFFORTS: dict[str, dict[str, Any]] = {
         "students": 1,
     },
     "small": {
-        "teachers": ("convnet3", "shufflenet_v2_x0_5"),
+        "teachers": ("convnet3", "convnet4"),
         "teacher_epochs": 30,
         "steps": 400,
         "label_epochs": 200,

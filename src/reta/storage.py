@@ -28,7 +28,7 @@ FORMAT = 1
 MANIFEST = "manifest.json"
 
 # Rebuilt at will from the rest of the folder, so neither hashed nor missed.
-DERIVED = ("report.html", "README.md", ".lock", ".holder")
+DERIVED = ("report.html", "gallery.png", "README.md", ".lock", ".holder")
 
 
 def atomic_write(path: Path, data: bytes) -> None:

@@ -18,7 +18,8 @@ from reta.errors import DataError
 
 def tensor_bytes(tensors: Mapping[str, torch.Tensor], facts: Mapping[str, Any]) -> bytes:
     """Return a safetensors file holding tensors and, as metadata, JSON facts about them."""
-    metadata = {name: json.dumps(value) for name, value in facts.items()}
+    # One entry, because the format writes several in no fixed order: equal content, equal bytes.
+    metadata = {"facts": json.dumps(dict(facts), sort_keys=True)}
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     return safetensors.torch.save(contiguous, metadata)
 
@@ -31,7 +32,7 @@ def read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """
     try:
         with safetensors.safe_open(path, framework="pt") as file:
-            facts = {name: json.loads(text) for name, text in (file.metadata() or {}).items()}
+            facts = json.loads((file.metadata() or {}).get("facts", "{}"))
             return {name: file.get_tensor(name) for name in file.keys()}, facts  # noqa: SIM118
     except FileNotFoundError as error:
         raise DataError(f"{path}: not found; is this a run folder of reta?") from error

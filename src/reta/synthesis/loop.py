@@ -212,8 +212,14 @@ class Recovery:
             self.teachers[0].features(self._shown(self.pixels[pack]).flatten(0, 1))
             for pack in self.packs
         ]
+        features = torch.cat(parts)
+        if not torch.isfinite(features).all():
+            raise DivergedError(
+                f"the features of {self.teachers[0].name} became NaN or infinite; "
+                "lower schedule.learning_rate, or check that the teacher is trained"
+            )
         ipc, classes = self.pixels.shape[:2]
-        return torch.cat(parts).view(ipc, classes, -1).transpose(0, 1)
+        return features.view(ipc, classes, -1).transpose(0, 1)
 
     def _align(self) -> tuple[torch.Tensor, dict[str, Any]]:
         """Return the pixel gradient of the topology term and its value.

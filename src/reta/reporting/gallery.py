@@ -8,7 +8,7 @@ from pathlib import Path
 from PIL import Image
 
 from reta.errors import DataError
-from reta.report.reading import read_run
+from reta.reporting.reading import read_run
 from reta.storage import atomic_write
 
 _GAP = 2

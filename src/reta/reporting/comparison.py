@@ -9,13 +9,13 @@ from typing import Any
 from markupsafe import Markup
 
 from reta.errors import DataError
-from reta.report import mechanism, outcome, words
-from reta.report.album import PICTURE_BYTES, Gallery, Shelf, gallery
-from reta.report.charts import Row, Series, dot_chart, line_chart
-from reta.report.ranking import accuracy, leader, overlaps, table
-from reta.report.reading import Facts, Run, figure, part, read_object, read_run
-from reta.report.setup import data_facts, machine_facts
-from reta.report.svg import compact, whole_percent
+from reta.reporting import mechanism, outcome, words
+from reta.reporting.album import PICTURE_BYTES, Gallery, Shelf, gallery
+from reta.reporting.charts import Row, Series, dot_chart, line_chart
+from reta.reporting.ranking import accuracy, leader, overlaps, table
+from reta.reporting.reading import Facts, Run, figure, part, read_object, read_run
+from reta.reporting.setup import data_facts, machine_facts
+from reta.reporting.svg import compact, whole_percent
 from reta.storage import MANIFEST
 
 COMPARISON = "comparison.json"

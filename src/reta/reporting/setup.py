@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from reta.report import words
-from reta.report.reading import Facts, Run, figure, part
+from reta.reporting import words
+from reta.reporting.reading import Facts, Run, figure, part
 
 Pairs = list[tuple[str, str]]
 

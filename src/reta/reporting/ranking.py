@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from reta.report import words
-from reta.report.reading import Facts, figure
+from reta.reporting import words
+from reta.reporting.reading import Facts, figure
 
 
 @dataclass(frozen=True)

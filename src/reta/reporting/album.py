@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 
 from PIL import Image
 
-from reta.report.pictures import Picture, embed
-from reta.report.reading import Run
+from reta.reporting.pictures import Picture, embed
+from reta.reporting.reading import Run
 
 # A page of ten classes stays below 2 MB: this many bytes of pictures, a third more in base64.
 PICTURE_BYTES = 1_250_000

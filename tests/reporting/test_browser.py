@@ -13,7 +13,7 @@ import pytest
 from folders import write_comparison, write_run
 from PIL import Image
 
-from reta.report import write_report
+from reta.reporting import write_report
 
 BROWSER = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None

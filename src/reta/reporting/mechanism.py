@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from reta.report import words
-from reta.report.charts import Row, Series, dot_chart, line_chart, scatter
-from reta.report.reading import Facts, Run, figure, mean, part
-from reta.report.svg import compact
+from reta.reporting import words
+from reta.reporting.charts import Row, Series, dot_chart, line_chart, scatter
+from reta.reporting.reading import Facts, Run, figure, mean, part
+from reta.reporting.svg import compact
 
 _MOST_BARS = 20
 

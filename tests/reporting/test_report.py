@@ -15,9 +15,9 @@ from folders import metrics, save_json, write_comparison, write_run
 from PIL import Image
 
 from reta.errors import DataError
-from reta.report import gallery_sheet, write_report
-from reta.report.svg import ticks
-from reta.report.words import duration, number, size, spread
+from reta.reporting import gallery_sheet, write_report
+from reta.reporting.svg import ticks
+from reta.reporting.words import duration, number, size, spread
 
 VOID = {"meta", "link", "img", "input", "br", "hr"}
 
@@ -247,7 +247,7 @@ def test_report_is_reproducible_and_replaced(run_folder: Path) -> None:
 
 def test_report_needs_no_torch(run_folder: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from reta.report import write_report; "
+        "import sys; from pathlib import Path; from reta.reporting import write_report; "
         f"write_report(Path({str(run_folder)!r})); "
         "sys.exit(bool({'torch', 'numpy', 'matplotlib'} & set(sys.modules)))"
     )

@@ -12,11 +12,11 @@ import jinja2
 from markupsafe import Markup
 
 from reta.errors import DataError
-from reta.report import mechanism, outcome, words
-from reta.report.album import PICTURE_BYTES, films, gallery
-from reta.report.comparison import COMPARISON, comparison_page, read_comparison
-from reta.report.reading import Run, figure, part, read_run
-from reta.report.setup import data_facts, machine_facts, method_facts
+from reta.reporting import mechanism, outcome, words
+from reta.reporting.album import PICTURE_BYTES, films, gallery
+from reta.reporting.comparison import COMPARISON, comparison_page, read_comparison
+from reta.reporting.reading import Run, figure, part, read_run
+from reta.reporting.setup import data_facts, machine_facts, method_facts
 from reta.storage import MANIFEST, atomic_write
 
 REPORT = "report.html"
@@ -50,14 +50,14 @@ def write_report(folder: Path) -> Path:
 
 def _render(template: str, page: dict[str, Any]) -> str:
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("reta.report", "templates"),
+        loader=jinja2.PackageLoader("reta.reporting", "templates"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     environment.globals["words"] = words
-    files = resources.files("reta.report") / "templates"
+    files = resources.files("reta.reporting") / "templates"
     style = (files / "style.css").read_text("utf-8").strip()
     script = (files / "script.js").read_text("utf-8").strip()
     # Nothing but our own style and script runs, and nothing is ever loaded, whatever names say.

@@ -1,6 +1,6 @@
 """One self-contained page per run or comparison, rebuilt from the folder without torch."""
 
-from reta.report.gallery import gallery_sheet
-from reta.report.report import write_report
+from reta.reporting.gallery import gallery_sheet
+from reta.reporting.report import write_report
 
 __all__ = ["gallery_sheet", "write_report"]

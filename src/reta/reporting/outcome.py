@@ -6,10 +6,10 @@ from collections import defaultdict
 
 from markupsafe import Markup
 
-from reta.report import words
-from reta.report.charts import Row, Series, dot_chart, line_chart
-from reta.report.reading import Facts, Run, figure, mean, part
-from reta.report.svg import whole_percent
+from reta.reporting import words
+from reta.reporting.charts import Row, Series, dot_chart, line_chart
+from reta.reporting.reading import Facts, Run, figure, mean, part
+from reta.reporting.svg import whole_percent
 
 _MOST_BARS = 20
 

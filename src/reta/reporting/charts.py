@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from reta.report.svg import (
+from reta.reporting.svg import (
     BOTTOM,
     LEFT,
     RIGHT,
