@@ -85,7 +85,11 @@ def report(folder: str | Path) -> Path:
 def verify(folder: str | Path) -> list[str]:
     """Return every way the runs in a folder differ from what was written; empty means intact."""
     runs = sorted({path.parent for path in Path(folder).rglob(MANIFEST)}) or [Path(folder)]
-    return [f"{run}: {problem}" for run in runs for problem in RunFolder(run).verify()]
+    return [
+        problem if problem.startswith(str(run)) else f"{run}/{problem}"
+        for run in runs
+        for problem in RunFolder(run).verify()
+    ]
 
 
 def settings_of(data: str | Path, settings: dict[str, Any]) -> Config:

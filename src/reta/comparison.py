@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from reta.config import Config
+from reta.errors import UsageError
 from reta.methods import METHODS
 from reta.pipeline import distill_prepared, keep_config
-from reta.preparation import Prepared, prepare, recipe_of
+from reta.preparation import Prepared, open_data, prepare, recipe_of
 from reta.runtime import log
 from reta.storage import RunFolder, atomic_write, json_bytes
 from reta.students import mean_std, train
@@ -39,11 +40,15 @@ def compare(
     Returns:
         The content of ``comparison.json``.
     """
+    configs = [_for_method(config, method) for method in methods]
+    for one in configs:
+        recipe_of(one)
+    if unused := set(config.options) - {name for one in configs for name in one.options}:
+        raise UsageError(f"none of these methods has {', '.join(sorted(unused))}")
+    source = open_data(config)
     folder = RunFolder(out)
-    for method in methods:
-        recipe_of(_for_method(config, method))
     with folder.locked():
-        prepared = prepare(replace(config, method=methods[0], options={}), folder, device)
+        prepared = prepare(config, source, folder, device)
         runs: dict[str, list[str]] = {}
         for method in methods:
             own = _for_method(prepared.config, method)

@@ -20,7 +20,7 @@ from reta.config import Config, describe, from_yaml, to_yaml
 from reta.data.distilled import image_name, read_images
 from reta.errors import UsageError
 from reta.evaluation.geometry import measure
-from reta.preparation import Prepared, prepare, recipe_of
+from reta.preparation import Prepared, open_data, prepare, recipe_of
 from reta.runtime import Stopwatch, hardware, peak_memory, track
 from reta.storage import RunFolder, Unit, json_bytes
 from reta.synthesis.history import history_sheet
@@ -47,10 +47,12 @@ def distill(config: Config, out: Path | str, device: str = "auto") -> Path:
     Returns:
         The run folder.
     """
+    recipe_of(config)  # a misspelt option should neither cost a teacher nor leave a folder
+    source = open_data(config)
     run = RunFolder(out)
     with run.locked():
         keep_config(run, config)
-        return distill_prepared(prepare(config, run, device), run)
+        return distill_prepared(prepare(config, source, run, device), run)
 
 
 def keep_config(run: RunFolder, config: Config) -> None:

@@ -62,10 +62,8 @@ def open_data(config: Config) -> Source:
     )
 
 
-def prepare(config: Config, run: RunFolder, device: str = "auto") -> Prepared:
-    """Open the data, train the committee (squeeze) and build the pool, or read them back."""
-    recipe_of(config)  # a misspelt method or option should not cost a teacher
-    source = open_data(config)
+def prepare(config: Config, source: Source, run: RunFolder, device: str = "auto") -> Prepared:
+    """Train the committee (squeeze) and build the pool, or read them back."""
     config = resolve(config, source.image_size)
     place = choose_device(device)
     committee, hashes = [], {}

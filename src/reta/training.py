@@ -96,8 +96,11 @@ def fit(
         after_epoch: called with the number of epochs finished.
         description: for the progress bar.
     """
-    decayed = [p for p in model.parameters() if p.ndim > 1]
-    spared = [p for p in model.parameters() if p.ndim <= 1]
+    decayed: list[torch.nn.Parameter] = []
+    spared: list[torch.nn.Parameter] = []
+    for name, parameter in model.named_parameters():
+        is_weight = "weight" in name and parameter.ndim > 1  # Swin's bias tables have two axes
+        (decayed if is_weight else spared).append(parameter)
     groups = [
         {"params": decayed, "weight_decay": protocol.weight_decay},
         {"params": spared, "weight_decay": 0.0},
@@ -139,9 +142,9 @@ def accuracy(model: Classifier, images: ImageSet) -> tuple[float, list[float]]:
 def watch(
     model: Classifier, test: ImageSet, epochs: int, points: int = 10
 ) -> tuple[Progress, Callable[[int], None]]:
-    """Return a record of test accuracy and the call-back that fills it, ``points`` times in all."""
+    """Return a record of test accuracy and what fills it after an epoch, ``points`` times at most."""
     progress = Progress()
-    every = max(1, epochs // points)
+    every = -(-epochs // points)
 
     def after_epoch(epoch: int) -> None:
         if epoch % every == 0 or epoch == epochs:

@@ -61,6 +61,18 @@ def test_render_of_a_one_pixel_crop_and_of_oblong_boxes() -> None:
         torch.testing.assert_close(render(images, views, 10)[index], expected, rtol=0, atol=1e-5)
 
 
+def test_parts_of_a_box_outside_the_image_are_black() -> None:
+    """Weights renormalised over the part inside would stretch the border instead."""
+    boxes = torch.tensor([[-3, 0, 9, 10], [4, 6, 9, 9], [-2, -4, 15, 20], [1, 2, 3, 4]])
+    views = Views(boxes, torch.zeros(4, dtype=torch.bool), torch.zeros(4, 2).long())
+    images = 0.2 + 0.8 * random_images(4, 3, 10, 10)
+    shown = render(images, views, 13)
+    assert shown[0, :, 0].max() == 0
+    for index, image in enumerate(images):
+        expected = by_torchvision(image, views, index, 13)
+        torch.testing.assert_close(shown[index], expected, rtol=0, atol=1e-5)
+
+
 @pytest.mark.parametrize("out", [8, 24])
 def test_gradient_of_render_is_that_of_torchvision(out: int) -> None:
     """A rendering that is right in value but whose backward pass loses or moves pixels."""

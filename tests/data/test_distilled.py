@@ -42,7 +42,9 @@ def data(temperature: float | None = 1.0) -> DistilledSet:
     return DistilledSet(pixels().flatten(0, 1), labels, CLASSES, shards(), temperature)
 
 
-def write_run(folder: Path, *, label_classes: tuple[str, ...] = CLASSES, labels: bool = True) -> Any:
+def write_run(
+    folder: Path, *, label_classes: tuple[str, ...] = CLASSES, labels: bool = True
+) -> Any:
     run = RunFolder(folder)
     unit = run.unit("recover-000", {"made": "by hand"})
     for name, own in zip(CLASSES, pixels(), strict=True):

@@ -404,7 +404,9 @@ class TestSelection:
             open_source(root, **options)
 
     def test_unknown_name(self, root: str) -> None:
-        with pytest.raises(UsageError, match=r"did you mean 'digits'\?\); choose from: digits, a folder"):
+        with pytest.raises(
+            UsageError, match=r"did you mean 'digits'\?\); choose from: digits, a folder"
+        ):
             open_source("digit")
         with pytest.raises(UsageError, match="check the path"):
             open_source(f"{root}/nowhere")

@@ -126,10 +126,14 @@ def sampling_matrix(
     scale = (length.to(dtype) / out_size)[:, None, None]
     width = scale.clamp(min=1.0)  # a shrinking filter widens, so that every pixel counts
     centres = (torch.arange(out_size)[None, :, None] + 0.5) * scale
-    offsets = torch.arange(in_size)[None, None, :] - start[:, None, None]
+    # Pixels outside the image are black, yet they count: the weights sum to 1 over the stretch.
+    before = max(0, -int(start.min()))
+    after = max(0, int((start + length).max()) - in_size)
+    offsets = torch.arange(-before, in_size + after)[None, None, :] - start[:, None, None]
     inside = (offsets >= 0) & (offsets < length[:, None, None])
     weights = (1 - (offsets + 0.5 - centres).abs() / width).clamp(min=0) * inside
-    return weights / weights.sum(dim=-1, keepdim=True).clamp(min=1e-12)
+    weights = weights / weights.sum(dim=-1, keepdim=True)
+    return weights[..., before : before + in_size]
 
 
 def _rolled(matrix: torch.Tensor, shifts: torch.Tensor) -> torch.Tensor:

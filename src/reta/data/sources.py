@@ -193,6 +193,8 @@ def _find(data: str) -> tuple[str, Parts]:
     if path.is_file() and path.suffix in FILES:
         name = path.parent.name if path.stem == "train" else path.stem
         return name, FILES[path.suffix](Path(data).expanduser())
+    if not path.exists() and set(data) & set("/\\."):
+        raise UsageError(f"{data}: no such file or folder; check the path")
     raise unknown("image set", data, [*known_names(), "a folder", f"a {' or '.join(FILES)} file"])
 
 

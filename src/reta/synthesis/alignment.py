@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 
+from reta.errors import UsageError
 from reta.runtime import random_generator, warn_once
 from reta.synthesis.pool import Pool
 from reta.topology import topology_losses
@@ -47,6 +48,11 @@ class TopologyAlignment:
     bandwidth: float = 0.05
     real_points: Literal["sample", "anchors"] = "sample"
     spread: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("interval", "neighbours", "points", "image_size", "bandwidth"):
+            if getattr(self, name) <= 0:
+                raise UsageError(f"topology.{name} is {getattr(self, name)}; it must be above 0")
 
     def due(self, step: int, steps: int) -> bool:
         """Return whether to apply at a step of a block."""

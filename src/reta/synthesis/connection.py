@@ -39,6 +39,12 @@ def fit_gap(images: torch.Tensor, anchors: torch.Tensor) -> torch.Tensor:
     return (images - anchors).square().flatten(-3).sum(dim=-1).mean()
 
 
+def check_share(name: str, value: float) -> None:
+    """Raise UsageError unless a share lies between 0 and 1."""
+    if not 0 <= value <= 1:
+        raise UsageError(f"{name} is {value}; choose it in [0, 1]")
+
+
 class Connection(Protocol):
     """Chooses, at each connection, the real image that is blended into each synthetic one."""
 
@@ -72,6 +78,9 @@ class FixedAnchor:
     """
 
     alpha: float = 0.5
+
+    def __post_init__(self) -> None:
+        check_share("connection.alpha", self.alpha)
 
     def choose(
         self, pool: Pool, label: int, queries: torch.Tensor, current: torch.Tensor | None, size: int

@@ -29,9 +29,9 @@ class Pool:
     labels: torch.Tensor
     features: torch.Tensor
     confidence: torch.Tensor
-    _members: dict[int, torch.Tensor] = field(default_factory=dict, repr=False)
+    _members: dict[int, torch.Tensor] = field(default_factory=dict, init=False, repr=False)
     _complexity: dict[tuple[int, int, float], torch.Tensor] = field(
-        default_factory=dict, repr=False
+        default_factory=dict, init=False, repr=False
     )
 
     @cached_property
@@ -54,8 +54,11 @@ class Pool:
         """Return c(o) ``(m,)`` of a class's images at a resolution; computed once."""
         key = (label, size, sigma)
         if key not in self._complexity:
-            patches = resample(self.pixels(self.members(label)), size)
-            self._complexity[key] = edge_complexity(patches, sigma)
+            parts = [  # some at a time: the blur needs ten times the memory of its images
+                edge_complexity(resample(self.pixels(part), size), sigma)
+                for part in self.members(label).split(100)
+            ]
+            self._complexity[key] = torch.cat(parts)
         return self._complexity[key]
 
 

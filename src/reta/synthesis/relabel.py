@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from reta.data.labels import LabelShard, draw_epoch, micro_batches
+from reta.data.labels import BATCH, LabelShard, draw_epoch, micro_batches
 from reta.models import Classifier
 
 _VIEWS_PER_PASS = 256
@@ -89,11 +89,15 @@ def relabel(
     device = committee[0].mean.device
     images = images.to(device)
     count, size = len(images), images.shape[-1]
-    sizes = [part.stop - part.start for batch in micro_batches(count) for part in batch]
+    batches = micro_batches(count)
+    at_once = _VIEWS_PER_PASS // BATCH  # so that memory does not grow with the number of images
     shown, logits = [], []
     for epoch in epochs:
         views = draw_epoch(seed, epoch, count, size, crop, flip)
-        pixels = views.render(images, torch.arange(count))
         shown.append(views)
-        logits.append(committee_logits(committee, pixels, sizes).cpu())
-    return LabelShard(shown, torch.stack(logits))
+        for begin in range(0, len(batches), at_once):
+            parts = [part for batch in batches[begin : begin + at_once] for part in batch]
+            pixels = views.render(images, torch.arange(parts[0].start, parts[-1].stop))
+            sizes = [part.stop - part.start for part in parts]
+            logits.append(committee_logits(committee, pixels, sizes).cpu())
+    return LabelShard(shown, torch.cat(logits).view(len(shown), count, -1))

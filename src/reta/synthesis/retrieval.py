@@ -12,6 +12,7 @@ from scipy.optimize import linear_sum_assignment
 
 from reta.errors import UsageError
 from reta.runtime import warn_once
+from reta.synthesis.connection import check_share
 
 if TYPE_CHECKING:
     from reta.synthesis.pool import Pool
@@ -111,8 +112,8 @@ class RetrievedAnchor:
     sigma: float = 1.0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.trade_off <= 1:
-            raise UsageError(f"connection.trade_off is {self.trade_off}; choose it in [0, 1]")
+        check_share("connection.alpha", self.alpha)
+        check_share("connection.trade_off", self.trade_off)
         for value, choices in ((self.anchors, Anchors), (self.complexity_scale, ComplexityScale)):
             if value not in get_args(choices):
                 raise UsageError(f"{value!r} is not one of {', '.join(get_args(choices))}")
