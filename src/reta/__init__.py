@@ -12,7 +12,12 @@ a model trained on them alone comes close to one trained on everything::
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
+
+# Threads that wait by spinning make everything some ten times slower as soon as another program
+# wants the same cores; read by OpenMP when torch is first imported.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 __version__ = "0.1.0"
 

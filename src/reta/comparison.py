@@ -41,11 +41,11 @@ def compare(
         The content of ``comparison.json``.
     """
     configs = [_for_method(config, method) for method in methods]
-    for one in configs:
-        recipe_of(one)
     if unused := set(config.options) - {name for one in configs for name in one.options}:
         raise UsageError(f"none of these methods has {', '.join(sorted(unused))}")
-    source = open_data(config)
+    source = open_data(configs[0])
+    for one in configs:
+        recipe_of(one)
     folder = RunFolder(out)
     with folder.locked():
         prepared = prepare(config, source, folder, device)

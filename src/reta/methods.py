@@ -49,6 +49,13 @@ reta = replace(
     topology=TopologyAlignment(),
 )
 
+reta_distinct = replace(
+    reta,
+    summary="RETA, each image of a class with an anchor of its own",
+    source="ours",
+    connection=RetrievedAnchor(anchors="distinct"),
+)
+
 METHODS: dict[str, Recipe] = {
     "random": random,
     "medium": medium,
@@ -59,4 +66,5 @@ METHODS: dict[str, Recipe] = {
     "reta-drc": reta_drc,
     "reta-pta": reta_pta,
     "reta": reta,
+    "reta-distinct": reta_distinct,
 }

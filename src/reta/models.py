@@ -154,11 +154,9 @@ def build(
     Raises:
         UsageError: if the name is unknown or the network does not work at that size.
     """
-    if name not in names():
-        raise unknown("model", name, names())
     if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
         raise UsageError("mean and std need three channels each, and std must be positive")
-    _check_size(name, image_size)
+    check(name, image_size)
     with seeded(seed, "weights", name):
         if name in _CONVNETS:
             network, head = _convnet(_CONVNETS[name], classes), "head"
@@ -177,8 +175,10 @@ def freeze(model: Classifier) -> Classifier:
     return model
 
 
-def _check_size(name: str, image_size: int) -> None:
-    """Raise UsageError where the network would shrink the image to nothing."""
+def check(name: str, image_size: int) -> None:
+    """Raise UsageError if there is no such network, or it would shrink the image to nothing."""
+    if name not in names():
+        raise unknown("model", name, names())
     if name in _CONVNETS and image_size < 2 ** _CONVNETS[name]:
         fits = [other for other, depth in _CONVNETS.items() if 2**depth <= image_size]
         raise UsageError(

@@ -47,7 +47,6 @@ def distill(config: Config, out: Path | str, device: str = "auto") -> Path:
     Returns:
         The run folder.
     """
-    recipe_of(config)  # a misspelt option should neither cost a teacher nor leave a folder
     source = open_data(config)
     run = RunFolder(out)
     with run.locked():

@@ -11,7 +11,7 @@ from reta.config import Config, resolve, with_options
 from reta.data.sources import Source, open_source
 from reta.errors import DataError, unknown
 from reta.methods import METHODS
-from reta.models import Classifier, build, freeze
+from reta.models import Classifier, build, check, freeze
 from reta.runtime import Device, Stopwatch, choose_device, log
 from reta.storage import RunFolder
 from reta.synthesis.pool import Pool, build_pool
@@ -53,13 +53,21 @@ def recipe_of(config: Config) -> Recipe:
 
 
 def open_data(config: Config) -> Source:
-    """Return the real images of a configuration."""
-    return open_source(
+    """Return the real images of a configuration, after a look at the rest of it.
+
+    A misspelt option should neither cost a teacher nor leave a folder.
+    """
+    recipe_of(config)
+    source = open_source(
         config.data,
         image_size=config.image_size,
         classes=config.classes,
         per_class=config.per_class,
     )
+    config = resolve(config, source.image_size)
+    for name in (*(config.teachers or ()), config.student):
+        check(name or "", source.image_size)
+    return source
 
 
 def prepare(config: Config, source: Source, run: RunFolder, device: str = "auto") -> Prepared:

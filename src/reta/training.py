@@ -140,9 +140,9 @@ def accuracy(model: Classifier, images: ImageSet) -> tuple[float, list[float]]:
 
 
 def watch(
-    model: Classifier, test: ImageSet, epochs: int, points: int = 10
+    model: Classifier, test: ImageSet, epochs: int, points: int = 5
 ) -> tuple[Progress, Callable[[int], None]]:
-    """Return a record of test accuracy and what fills it after an epoch, ``points`` times at most."""
+    """Return a record of test accuracy and what fills it, ``points`` times at most."""
     progress = Progress()
     every = -(-epochs // points)
 

@@ -1,0 +1,119 @@
+"""The command line: what it prints, what it refuses, and how it exits."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from reta import cli
+from reta.methods import METHODS
+
+ROOT = Path(__file__).parents[1]
+SMALL = ["--classes", "3", "--per-class", "20", "--teachers", "convnet3", "--teacher-epochs", "1"]
+SHORT = ["--steps", "5", "--label-epochs", "2", "--students", "1", "--ipc", "2"]
+
+
+def run(*arguments: str, cwd: Path, code: int = 0) -> str:
+    """Run the command in a process of its own and return everything it printed."""
+    done = subprocess.run(
+        [sys.executable, "-m", "reta", *arguments],
+        cwd=cwd,
+        text=True,
+        capture_output=True,
+        check=False,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "100"},
+    )
+    printed = done.stdout + done.stderr
+    assert done.returncode == code, printed
+    assert "Traceback" not in printed
+    return printed
+
+
+def test_from_images_to_report(tmp_path):
+    """Breaks when the sequence a newcomer follows has a gap."""
+    printed = run("distill", "digits", "--out", "runs/a", *SMALL, *SHORT, cwd=tmp_path)
+    assert "reta train runs/a" in printed
+    assert "accuracy" in run("train", "runs/a", cwd=tmp_path)
+    assert "κ" in run("evaluate", "runs/a", cwd=tmp_path)
+    assert "intact" in run("verify", "runs/a", cwd=tmp_path)
+    assert "report.html" in run("report", "runs/a", cwd=tmp_path)
+    image = next(tmp_path.glob("runs/a/images/*/*.png"))
+    image.write_bytes(image.read_bytes()[:-1])
+    assert f"{image.parent.name}/{image.name}" in run("verify", "runs/a", cwd=tmp_path, code=3)
+
+
+def test_compare_prints_a_row_per_method(tmp_path):
+    """Breaks when a method is missing from the table, or an option reaches no method."""
+    methods = ["--methods", "random", "reta"]
+    options = ["--set", "topology.weight=0.1"]
+    printed = run(
+        "compare", "digits", "--out", "c", *SMALL, *SHORT, *methods, *options, cwd=tmp_path
+    )
+    assert "random" in printed
+    assert "reta" in printed
+    config = (tmp_path / "c/reta/config.yaml").read_text()
+    assert "topology.weight: 0.1" in config
+    assert "topology" not in (tmp_path / "c/random/config.yaml").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["distill", "digitz"], 2, "did you mean 'digits'"),
+        (["distill", "./photos"], 2, "photos: no such file or folder"),
+        (["distill", "digits", "--method", "retta"], 2, "did you mean 'reta'"),
+        (["distill", "digits", "--set", "connection.tradeoff=1"], 2, "did you mean 'trade_off'"),
+        (["distill", "digits", "--set", "connection.trade_off"], 2, "PART.FIELD=VALUE"),
+        (["distill", "digits", "--teachers", "resnet19"], 2, "did you mean 'resnet18'"),
+        (["distill", "digits", "--ipc", "0"], 2, "ipc is 0"),
+        (["distill", "digits", "--effort", "huge"], 2, "huge"),
+        (["compare", "digits", "--methods", "random", "--set", "topology.weight=1"], 2, "none of"),
+        (["train", "nowhere"], 3, "no manifest.json"),
+        (["verify", "nowhere"], 3, "no manifest.json"),
+        (["report", "nowhere"], 3, "nowhere"),
+        (["methods", "retta"], 2, "did you mean 'reta'"),
+    ],
+)
+def test_mistakes_get_one_clear_message(arguments, code, message, tmp_path, monkeypatch, capsys):
+    """Breaks when a mistake ends in a traceback, a wrong exit code or a half-made folder."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(arguments)
+    assert stopped.value.code == code
+    printed = capsys.readouterr()
+    assert message in " ".join((printed.out + printed.err).split())
+    assert not list(tmp_path.rglob("*.*"))
+
+
+def test_methods_lists_them_all(capsys):
+    """Breaks when a method exists that the list does not show."""
+    cli.main(["methods"])
+    printed = capsys.readouterr().out
+    assert all(name in printed for name in METHODS)
+    cli.main(["methods", "reta"])
+    assert "trade_off: 0.1" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", ["", *cli.COMMANDS])
+def test_help_teaches(command, capsys):
+    """Breaks when a command has no help, or an option has no explanation."""
+    with pytest.raises(SystemExit) as stopped:
+        cli.main([*command.split(), "--help"])
+    assert stopped.value.code == 0
+    assert len(capsys.readouterr().out) > 300
+
+
+def test_the_example_method_runs(tmp_path):
+    """Breaks when a method of one's own needs more than the example shows."""
+    example = ROOT / "examples" / "new_method.py"
+    assert len(example.read_text().splitlines()) < 60
+    done = subprocess.run(
+        [sys.executable, str(example), str(tmp_path / "run")],
+        text=True,
+        capture_output=True,
+        check=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+    assert "confident" in done.stdout
