@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from reta.models import Classifier
+from reta.synthesis.statistics import group_statistics
 
 
 def decoupled_objective(
@@ -88,8 +89,7 @@ class BatchNormProbe:
 
     def _read(self, layer: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
         (activation,) = inputs
-        grouped = activation.unflatten(0, (self._groups, -1))  # (g, n, c, h, w)
-        variance, mean = torch.var_mean(grouped, dim=(1, 3, 4), correction=0)
+        mean, variance = group_statistics(activation, self._groups)
         self._means[layer], self._variances[layer] = mean, variance
 
     def __call__(
