@@ -6,11 +6,11 @@ import copy
 
 import pytest
 import torch
-from small_world import CLASSES, PER_CLASS, SIZE, make_images, make_teacher
 
 from reta.data.sources import ImageSet
 from reta.models import Classifier
 from reta.synthesis.pool import Pool, build_pool
+from small_world import CLASSES, PER_CLASS, SIZE, make_images, make_teacher
 
 # On tiny tensors more threads only wait for each other: twenty times slower on a busy machine.
 torch.set_num_threads(1)

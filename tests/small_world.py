@@ -24,9 +24,7 @@ def make_images(classes: int, per_class: int, size: int, seed: int = 0) -> Image
 
 def make_teacher(seed: int, classes: int = CLASSES, size: int = SIZE) -> Classifier:
     """Return a frozen ConvNet with decided logits and running statistics away from 0 and 1."""
-    model = build(
-        "convnet3", classes, size, mean=(0.5, 0.45, 0.4), std=(0.2, 0.25, 0.3), seed=seed
-    )
+    model = build("convnet3", classes, size, mean=(0.5, 0.45, 0.4), std=(0.2, 0.25, 0.3), seed=seed)
     generator = torch.Generator().manual_seed(seed)
     for layer in model.batch_norms():
         layer.running_mean.copy_(0.3 * torch.randn(layer.num_features, generator=generator))

@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from reta.errors import UsageError
 from reta.methods import METHODS
 from reta.models import Classifier
 from reta.runtime import warn_once
@@ -85,6 +86,22 @@ def test_options_reach_the_loss(double_committee: list[Classifier], double_pool:
     )  # fmt: skip
     assert expected.abs().max() > 0
     torch.testing.assert_close(made._align()[0], expected, rtol=1e-8, atol=1e-12)
+
+
+@pytest.mark.parametrize("loop_weight", [0.0, 1.0, 3.0])
+def test_loops_count_with_their_weight(loop_weight: float) -> None:
+    """A real ring and a synthetic blob differ by a loop: γ must reach that degree alone."""
+    angles = torch.arange(12, dtype=torch.float64) * (2 * torch.pi / 12)
+    ring = torch.stack([angles.cos(), angles.sin()], dim=1)[None]
+    generator = torch.Generator().manual_seed(0)
+    blob = torch.randn(1, 12, 2, generator=generator, dtype=torch.float64)
+    options = {"graph": "separate", "normalize": False, "neighbours": 3}
+    losses, _ = TopologyAlignment(loop_weight=loop_weight, **options).gradient(blob, ring)
+    components = 0.5 * topology_loss(blob[0], ring[0], 3, loop_weight=0.0, graph="separate") / 144
+    both = 0.5 * topology_loss(blob[0], ring[0], 3, loop_weight=1.0, graph="separate") / 144
+    assert both > 1.001 * components
+    expected = components + loop_weight * (both - components)
+    assert losses.item() == pytest.approx(expected.item(), rel=1e-9)
 
 
 def test_literal_sums_are_n_squared_times_the_means(
@@ -218,3 +235,10 @@ def test_spreading_adds_up_to_the_same_pull(
         due = step in (0, 4, 7)
         torch.testing.assert_close(once[step] - main[step], pull * due, rtol=1e-6, atol=1e-12)
         torch.testing.assert_close(spread[step] - main[step], pull / 4, rtol=1e-6, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["interval", "neighbours", "points", "image_size", "bandwidth"])
+def test_impossible_settings_are_refused(name: str) -> None:
+    """Found at once, not as a division by zero after the first step."""
+    with pytest.raises(UsageError, match=name):
+        TopologyAlignment(**{name: 0})

@@ -53,7 +53,9 @@ def test_an_image_of_the_right_size_is_left_alone() -> None:
     assert resample((255 * patches).byte(), 7).dtype == torch.uint8
 
 
-@pytest.mark.parametrize(("size", "grid", "target"), [(8, 2, 16), (8, 2, 15), (5, 3, 16), (8, 4, 8)])
+@pytest.mark.parametrize(
+    ("size", "grid", "target"), [(8, 2, 16), (8, 2, 15), (5, 3, 16), (8, 4, 8)]
+)
 def test_a_smaller_patch_is_tiled(size: int, grid: int, target: int) -> None:
     """Tiles that are stretched, misplaced, or do not cover the image."""
     patches = rand(2, 3, size, size)
@@ -91,3 +93,10 @@ def test_a_fixed_anchor_stays(pool: Pool) -> None:
     assert torch.equal(chosen, current)
     with pytest.raises(UsageError, match="real images"):
         FixedAnchor().choose(pool, 1, queries, None, 16)
+
+
+@pytest.mark.parametrize("alpha", [-0.1, 1.5, float("nan")])
+def test_alpha_is_a_share(alpha: float) -> None:
+    """A weight outside [0, 1] makes pixels that no image has."""
+    with pytest.raises(UsageError, match="alpha"):
+        FixedAnchor(alpha)

@@ -11,7 +11,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 import torchvision.transforms.v2.functional as tv
-from small_world import CLASSES, PER_CLASS, SIZE, make_images, make_teacher
 
 from reta.data.augment import Views
 from reta.errors import DivergedError
@@ -23,6 +22,7 @@ from reta.synthesis.pool import Pool, build_pool
 from reta.synthesis.recipe import Recipe
 from reta.synthesis.schedule import Schedule
 from reta.synthesis.start import Noise
+from small_world import CLASSES, PER_CLASS, SIZE, make_images, make_teacher
 
 
 def short(method: str, steps: int = 6, connections: int = 1, **schedule: float) -> Recipe:
@@ -136,9 +136,7 @@ def test_a_plain_reimplementation_of_fadrm_agrees(
 
 
 @pytest.mark.parametrize("method", ["fadrm+", "reta", "rded", "sre2l"])
-def test_same_seed_same_bytes(
-    method: str, committee: list[Classifier], pool: Pool
-) -> None:
+def test_same_seed_same_bytes(method: str, committee: list[Classifier], pool: Pool) -> None:
     """Any draw from global state, or state left behind in the pool or the teachers."""
     recipe = METHODS[method]
     if recipe.schedule:
@@ -187,9 +185,7 @@ def test_packing_changes_no_byte(
     assert torch.equal(runs[0].images, runs[2].images)
 
 
-def test_a_block_does_not_know_the_other_classes(
-    committee: list[Classifier], pool: Pool
-) -> None:
+def test_a_block_does_not_know_the_other_classes(committee: list[Classifier], pool: Pool) -> None:
     """Blocks are units of resume and of parallel work: nothing may leak from outside."""
     inside = torch.isin(pool.labels, torch.tensor([0, 2]))
     only = Pool(
@@ -249,9 +245,7 @@ def test_log_is_thinned(committee: list[Classifier], pool: Pool) -> None:
 
 def test_pixels_are_clipped_after_every_step(committee: list[Classifier], pool: Pool) -> None:
     """A huge rate drives pixels far outside; every frame must be a picture, not a wrap-around."""
-    made = Recovery(
-        short("fadrm+", 4, 1, learning_rate=50.0), committee, pool, [0, 1], Settings(2)
-    )
+    made = Recovery(short("fadrm+", 4, 1, learning_rate=50.0), committee, pool, [0, 1], Settings(2))
     result = made.run()
     pixels = made.pixels * made.unit
     assert pixels.min() >= 0
@@ -332,11 +326,11 @@ def test_views_differ_between_steps_groups_and_blocks(
     for one, other in ((boxes[:6], boxes[6:]), (boxes[:, 0], boxes[:, 1])):
         assert not torch.equal(one, other)
     assert len(boxes[:, 0].unique(dim=0)) > 6
+    shifts = torch.stack([views.shifts for block in drawn for views in block])
+    assert shifts.unique().tolist() == [0, 1, 2]  # up to `jitter` at 16 px
 
 
-@pytest.mark.parametrize(
-    ("size", "shift"), [(16, 2), (32, 4), (64, 4), (128, 18), (224, 32)]
-)
+@pytest.mark.parametrize(("size", "shift"), [(16, 2), (32, 4), (64, 4), (128, 18), (224, 32)])
 def test_jitter_is_that_of_fadrm(size: int, shift: int) -> None:
     """4 px at 32 and 64, 32 px at 224."""
     assert jitter(size) == shift
@@ -355,7 +349,9 @@ def test_grey_sets_stay_grey(double_committee: list[Classifier], double_pool: Po
     views = one._draw_views(one.recipe.schedule.blocks(SIZE)[0], 0)[1]
     (gradient, row), (by_channel, expected_row) = (made._match(0, views) for made in (one, three))
     expected = (by_channel / three.unit).sum(dim=2, keepdim=True) * one.unit
-    torch.testing.assert_close(gradient, expected, rtol=1e-6, atol=1e-6 * expected.abs().max().item())
+    torch.testing.assert_close(
+        gradient, expected, rtol=1e-6, atol=1e-6 * expected.abs().max().item()
+    )
     assert row["loss"].item() == pytest.approx(expected_row["loss"].item(), rel=1e-6)
     images = recover(short("reta"), double_committee, grey, [0, 2], Settings(3)).images
     assert (images == images[:, :, :1]).all()

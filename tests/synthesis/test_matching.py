@@ -201,7 +201,7 @@ def test_no_hook_outlives_a_pass() -> None:
 
 
 def test_objective_is_cross_entropy_plus_weighted_gap() -> None:
-    """A sum instead of a mean over the group, labels out of step with groups, β on the wrong term."""
+    """A sum for the mean over a group, labels out of step with groups, β on the wrong term."""
     logits = 3 * rand(2, 4, 5) - 1
     labels, gap = torch.tensor([4, 0, 2, 2]), torch.tensor([3.0, 7.0], dtype=torch.float64)
     loss = decoupled_objective(logits, labels, gap, 0.01)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from itertools import permutations
 
 import numpy as np
@@ -178,7 +179,13 @@ def test_the_current_anchor_does_not_matter(pool: Pool) -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [{"trade_off": -0.1}, {"trade_off": 1.1}, {"anchors": "none"}, {"complexity_scale": "log"}],
+    [
+        {"alpha": 1.5},
+        {"trade_off": -0.1},
+        {"trade_off": 1.1},
+        {"anchors": "none"},
+        {"complexity_scale": "log"},
+    ],
 )
 def test_impossible_settings_are_refused(options: dict[str, object]) -> None:
     """A misspelt word must not quietly mean the default."""
@@ -193,3 +200,13 @@ def test_complexity_is_computed_once_for_each_resolution(pool: Pool) -> None:
     assert not torch.allclose(values[0], values[1])
     assert not torch.allclose(values[0], values[2])
     assert not torch.allclose(values[0], pool.complexity(2, 16, 1.0))
+
+
+def test_a_changed_pool_does_not_remember_the_old_one(pool: Pool) -> None:
+    """Caches shared by `replace` would give the complexities of images that are gone."""
+    before = pool.complexity(0, 16, 1.0)
+    flat = replace(pool, images=torch.zeros_like(pool.images))
+    assert flat.complexity(0, 16, 1.0).max() == 0
+    assert before.min() > 0
+    moved = replace(pool, labels=1 - pool.labels.clamp(max=1))
+    assert len(moved.members(0)) == 27

@@ -9,13 +9,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 import torchvision.transforms.v2.functional as tv
-from small_world import CLASSES, PER_CLASS, SIZE
 
 from reta.data.augment import random_views
 from reta.models import Classifier
 from reta.runtime import random_generator, warn_once
 from reta.synthesis.pool import Pool
 from reta.synthesis.start import Mosaic, Noise, RealImages, Start, random_order
+from small_world import CLASSES, PER_CLASS, SIZE
 
 STARTS = [
     RealImages("medium"),
@@ -30,9 +30,7 @@ STARTS = [
 
 @pytest.mark.parametrize("start", STARTS, ids=repr)
 @pytest.mark.parametrize("ipc", [1, 4, PER_CLASS + 2])
-def test_shapes_and_range(
-    start: Start, ipc: int, pool: Pool, committee: list[Classifier]
-) -> None:
+def test_shapes_and_range(start: Start, ipc: int, pool: Pool, committee: list[Classifier]) -> None:
     """Axes exchanged, or pixels that are no pixels; fewer real images than asked for."""
     begin = start(pool, committee[0], [2, 0, 3], ipc, 0)
     assert begin.images.shape == (ipc, 3, 3, SIZE, SIZE)
@@ -124,9 +122,7 @@ def test_random_order_is_a_permutation_of_the_class(pool: Pool) -> None:
     assert order.tolist() != pool.members(2).tolist()
 
 
-def test_noise_has_the_mean_and_spread_of_the_data(
-    pool: Pool, committee: list[Classifier]
-) -> None:
+def test_noise_has_the_mean_and_spread_of_the_data(pool: Pool, committee: list[Classifier]) -> None:
     """Noise around black, or with the channels' numbers exchanged."""
     noise = Noise()(pool, committee[0], range(CLASSES), 30, 0).images
     mean, std = committee[0].mean.flatten(), committee[0].std.flatten()
@@ -146,7 +142,7 @@ def test_noise_has_the_mean_and_spread_of_the_data(
 def test_mosaics_keep_the_crops_of_least_cross_entropy(
     factor: int, ipc: int, pool: Pool, committee: list[Classifier]
 ) -> None:
-    """RDED again, crop by crop: the best of five of each image, then the best images, row by row."""
+    """RDED again, crop by crop: the best of five of each image, the best images, row by row."""
     label, seed, side = 2, 3, SIZE // factor
     order = random_order(pool, label, seed)
     views = random_views(
@@ -170,7 +166,9 @@ def test_mosaics_keep_the_crops_of_least_cross_entropy(
     for mosaic in mosaics:
         for row in range(factor):
             for column in range(factor):
-                place = mosaic[:, row * side : (row + 1) * side, column * side : (column + 1) * side]
+                place = mosaic[
+                    :, row * side : (row + 1) * side, column * side : (column + 1) * side
+                ]
                 torch.testing.assert_close(place, next(kept)[1], rtol=0, atol=1e-5)
 
 
