@@ -179,7 +179,7 @@ def test_head_leaves_the_features_alone_in_train_mode() -> None:
 @pytest.mark.parametrize(
     ("name", "size", "said"),
     [
-        ("resnet_18", 32, r"'resnet_18'; did you mean 'resnet18'\? Models: resnet18, .*convnet5"),
+        ("resnet_18", 32, r"'resnet_18' .did you mean 'resnet18'.*convnet5"),
         ("convnet5", 16, "at least 32 px, not 16; use convnet4"),
         ("convnet3", 7, "at least 8 px, not 7; use larger images"),
         ("alexnet", 64, "larger than 64 px"),
