@@ -96,7 +96,9 @@ def test_loops_count_with_their_weight(loop_weight: float) -> None:
     generator = torch.Generator().manual_seed(0)
     blob = torch.randn(1, 12, 2, generator=generator, dtype=torch.float64)
     options = {"graph": "separate", "normalize": False, "neighbours": 3}
-    losses, _ = TopologyAlignment(loop_weight=loop_weight, **options).gradient(blob, ring)
+    losses, _ = TopologyAlignment(loop_weight=loop_weight, **options).gradient(
+        blob, TopologyAlignment(loop_weight=loop_weight, **options).target(ring)
+    )
     components = 0.5 * topology_loss(blob[0], ring[0], 3, loop_weight=0.0, graph="separate") / 144
     both = 0.5 * topology_loss(blob[0], ring[0], 3, loop_weight=1.0, graph="separate") / 144
     assert both > 1.001 * components
@@ -125,7 +127,7 @@ def test_raw_features_when_not_normalised(
     made = recovery(topology, double_committee, double_pool)
     features = made._features()
     real = topology.real_features(double_pool, LABELS, 6, 5)
-    losses, _ = topology.gradient(features, real)
+    losses, _ = topology.gradient(features, topology.target(real))
     for column in range(len(LABELS)):
         expected = 0.5 * topology_loss(features[column], real[column]) / 36
         assert losses[column].item() == pytest.approx(expected.item(), rel=1e-9)
@@ -136,11 +138,32 @@ def test_one_image_has_no_topology_and_is_told_once(
 ) -> None:
     """ipc = 1: the term is 0 and no gradient, with one warning in all."""
     warn_once.cache_clear()
-    made = recovery(TopologyAlignment(), committee, pool, ipc=1)
     with caplog.at_level(logging.WARNING, "reta"):
-        pulls = [made._align() for _ in range(3)]
-    assert all((pull == 0).all() and row["topology"] == 0 for pull, row in pulls)
+        made, again = (recovery(TopologyAlignment(), committee, pool, ipc=1) for _ in range(2))
+    without = recovery(None, committee, pool, ipc=1)
+    assert made.run().images.equal(without.run().images)
+    assert again.run().images.equal(without.run().images)
     assert len([r for r in caplog.records if "topology" in r.getMessage()]) == 1
+
+
+def test_a_constant_real_side_is_computed_once(
+    monkeypatch: pytest.MonkeyPatch, committee: list[Classifier], pool: Pool
+) -> None:
+    """The real side refreshed at each step for nothing, or kept although the anchors changed."""
+    for options, times in (({}, 1), ({"real_points": "anchors"}, 3)):
+        topology = TopologyAlignment(graph="separate", **options)
+        made = recovery(topology, committee, pool, ipc=3)
+        made.topology, calls = topology, []
+        target = TopologyAlignment.target
+        with monkeypatch.context() as patch:
+            patch.setattr(
+                TopologyAlignment,
+                "target",
+                lambda self, real, calls=calls: calls.append(1) or target(self, real),
+            )
+            losses = [made._align()[1]["topology"] for _ in range(3)]
+        assert len(calls) == times
+        assert losses[0] == losses[1] == losses[2]
 
 
 def test_due_every_t_steps_and_at_the_end_of_a_block() -> None:
@@ -213,7 +236,7 @@ def gradients(
     schedule = Schedule(steps=8, connections=0, learning_rate=0.0)
     made = recovery(topology or TopologyAlignment(), *world, schedule=schedule)
     if topology is None:
-        made.recipe = replace(made.recipe, topology=None)
+        made.topology = None
     with monkeypatch.context() as patch:
         patch.setattr(torch.optim, "Adam", Watched)
         made.run()

@@ -10,9 +10,24 @@ import torch
 import torch.nn.functional as F
 
 from reta.errors import UsageError
-from reta.runtime import random_generator, warn_once
+from reta.runtime import random_generator
 from reta.synthesis.pool import Pool
-from reta.topology import topology_losses
+from reta.topology import diameters, persistence_images, topology_losses
+
+
+@dataclass(frozen=True)
+class Target:
+    """The real side of the topology term, as far as synthetic points do not change it.
+
+    Attributes:
+        points: ``(classes, n, d)`` features, scaled.
+        lengths: ``(classes,)`` ε_max, their diameters.
+        images: ``(classes, 2, M, M)`` persistence images, if each side has its own graph.
+    """
+
+    points: torch.Tensor
+    lengths: torch.Tensor
+    images: torch.Tensor | None
 
 
 @dataclass(frozen=True)
@@ -86,32 +101,44 @@ class TopologyAlignment:
             chosen.append(order[torch.arange(count) % len(order)])
         return pool.features[torch.stack(chosen)]
 
-    def gradient(
-        self, features: torch.Tensor, real: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def target(self, real: torch.Tensor) -> Target:
+        """Return the real side for real features ``(classes, n, d)``, to be reused at each step."""
+        points = self._scaled(real)
+        lengths = diameters(points)
+        images = None
+        if self.graph == "separate":
+            images = persistence_images(
+                points,
+                k=self.neighbours,
+                max_lengths=lengths,
+                size=self.image_size,
+                bandwidth=self.bandwidth,
+                essential=self.essential,
+            )
+        return Target(points, lengths, images)
+
+    def _scaled(self, features: torch.Tensor) -> torch.Tensor:
+        return F.normalize(features, dim=2) if self.normalize else features
+
+    def gradient(self, features: torch.Tensor, target: Target) -> tuple[torch.Tensor, torch.Tensor]:
         """Return λ_topo·L_topo of each class and its gradient with respect to the features.
 
         Args:
             features: ``(classes, n, d)`` of the synthetic images, without a graph.
-            real: ``(classes, n, d)``.
+            target: the real side.
 
         Returns:
             losses ``(classes,)`` and gradient ``(classes, n, d)``. Knowing the gradient at the
             features first lets each group of images be back-propagated by itself, so memory does
             not grow with ipc.
         """
-        count = features.shape[1]
-        if count < 2:
-            warn_once("one synthetic image per class has no topology: the PTA term is 0")
-            return features.new_zeros(len(features)), torch.zeros_like(features)
         leaf = features.detach().requires_grad_()
-        points, targets = leaf, real.to(leaf)
-        if self.normalize:
-            points, targets = F.normalize(points, dim=2), F.normalize(targets, dim=2)
         losses = self.weight * topology_losses(
-            points,
-            targets,
+            self._scaled(leaf),
+            target.points,
             k=self.neighbours,
+            max_lengths=target.lengths,
+            real_images=target.images,
             size=self.image_size,
             bandwidth=self.bandwidth,
             loop_weight=self.loop_weight,
@@ -119,6 +146,6 @@ class TopologyAlignment:
             graph=self.graph,
         )
         if self.image_scale == "mean":
-            losses = losses / count**2
+            losses = losses / features.shape[1] ** 2
         (gradient,) = torch.autograd.grad(losses.sum(), leaf)
         return losses.detach(), gradient

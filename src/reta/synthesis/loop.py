@@ -11,7 +11,8 @@ import torch
 from reta.data.augment import Views, random_views, render
 from reta.errors import DivergedError
 from reta.models import Classifier
-from reta.runtime import Stopwatch, random_generator, track
+from reta.runtime import Stopwatch, random_generator, track, warn_once
+from reta.synthesis.alignment import Target
 from reta.synthesis.connection import fit_gap, resample, residual_connection
 from reta.synthesis.matching import BatchNormProbe
 from reta.synthesis.pool import Pool
@@ -98,6 +99,10 @@ class Recovery:
         self.anchors = beginning.anchors
         self.pixels = beginning.images[:, :, :channels].to(device) / self.unit
         self.packs = self._packs()
+        self.topology = recipe.topology if settings.ipc > 1 else None
+        if recipe.topology and not self.topology:
+            warn_once("one synthetic image per class has no topology: the PTA term is 0")
+        self._target: Target | None = None
         self.steps: list[dict[str, float]] = []
         self.connections: list[dict[str, float]] = []
 
@@ -169,7 +174,7 @@ class Recovery:
         optimiser = torch.optim.Adam([self.pixels], betas=schedule.betas, eps=1e-8)
         views = self._draw_views(block, index)
         row_every = max(1, schedule.steps // 100)
-        topology, pull = self.recipe.topology, None
+        topology, pull = self.topology, None
         description = f"recover: block {index + 1}/{schedule.connections + 1}"
         for step in track(range(block.steps), description, block.steps):
             turn = (done + step) % len(self.teachers)
@@ -227,20 +232,21 @@ class Recovery:
         The gradient at the features is found first, for all images of a class together; each pack
         is then back-propagated by itself, so only one pack's graph is ever held.
         """
-        topology = self.recipe.topology
+        topology = self.topology
         assert topology is not None
         features = self._features()
         count = min(self.settings.ipc, topology.points)
-        anchors = None if self.anchors is None else self.anchors
-        real = topology.real_features(
-            self.pool, self.labels, count, self.settings.seed, anchors
-        ).to(features)
-        losses, at_features = topology.gradient(features[:, :count], real)
+        if self._target is None or topology.real_points == "anchors":
+            real = topology.real_features(
+                self.pool, self.labels, count, self.settings.seed, self.anchors
+            )
+            self._target = topology.target(real.to(features))
+        losses, at_features = topology.gradient(features[:, :count], self._target)
         pull = torch.zeros_like(self.pixels)
         for pack in self.packs:
             part = at_features.transpose(0, 1)[pack]  # (g, classes, d); shorter beyond n_c
-            if not part.numel() or count < 2:
-                continue
+            if not len(part):
+                break
             leaf = self.pixels.detach()[pack][: len(part)].requires_grad_()
             reached = self.teachers[0].features(self._shown(leaf).flatten(0, 1))
             (grad,) = torch.autograd.grad(reached, leaf, part.flatten(0, 1))
