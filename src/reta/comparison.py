@@ -10,10 +10,10 @@ from typing import Any
 from reta.config import Config
 from reta.errors import UsageError
 from reta.methods import METHODS
-from reta.pipeline import distill_prepared, keep_config
+from reta.pipeline import data_facts, distill_prepared, keep_config
 from reta.preparation import Prepared, open_data, prepare, recipe_of
 from reta.runtime import log
-from reta.storage import RunFolder, atomic_write, json_bytes
+from reta.storage import RunFolder, json_bytes, read_json
 from reta.students import mean_std, train
 
 
@@ -40,32 +40,41 @@ def compare(
     Returns:
         The content of ``comparison.json``.
     """
+    if not methods or len(set(methods)) < len(methods):
+        raise UsageError("name at least one method, and each only once")
+    if seeds < 1:
+        raise UsageError(f"seeds is {seeds}; it must be at least 1")
     configs = [_for_method(config, method) for method in methods]
     if unused := set(config.options) - {name for one in configs for name in one.options}:
         raise UsageError(f"none of these methods has {', '.join(sorted(unused))}")
-    source = open_data(configs[0])
     for one in configs:
         recipe_of(one)
+    source = open_data(configs[0])
     folder = RunFolder(out)
     with folder.locked():
+        keep_config(folder, configs[0])
         prepared = prepare(config, source, folder, device)
         runs: dict[str, list[str]] = {}
-        for method in methods:
-            own = _for_method(prepared.config, method)
+        for one in configs:
+            own = replace(prepared.config, method=one.method, options=one.options)
             for seed in range(config.seed, config.seed + seeds):
-                name = method if seeds == 1 else f"{method}-{seed}"
-                log.info("%s, seed %d", method, seed)
+                name = one.method if seeds == 1 else f"{one.method}-{seed}"
+                log.info("%s, seed %d", one.method, seed)
                 _run(replace(prepared, config=replace(own, seed=seed)), folder.path / name, device)
-                runs.setdefault(method, []).append(name)
+                runs.setdefault(one.method, []).append(name)
         comparison = {
-            "title": prepared.source.name,
+            "title": source.name,
             "command": command,
             "methods": list(methods),
             "runs": runs,
-            "data": folder_data(folder, runs),
+            "data": data_facts(source),
             "rows": [_row(folder, method, runs[method]) for method in methods],
         }
-        atomic_write(folder.path / "comparison.json", json_bytes(comparison))
+        unit = folder.unit("comparison", comparison)
+        if not unit.done:
+            unit.write("comparison.json", json_bytes(comparison))
+            unit.finish()
+        folder.seal({"kind": "comparison", "runs": runs})
     return comparison
 
 
@@ -88,17 +97,8 @@ def _run(prepared: Prepared, out: Path, device: str) -> None:
     train(out, device=device, source=prepared.source)
 
 
-def folder_data(folder: RunFolder, runs: dict[str, list[str]]) -> dict[str, Any]:
-    """Return what the manifests of all runs say of the data."""
-    first = next(iter(runs.values()))[0]
-    data: dict[str, Any] = RunFolder(folder.path / first).manifest()["data"]
-    return data
-
-
 def _row(folder: RunFolder, method: str, names: Sequence[str]) -> dict[str, Any]:
     """Return the table's row of a method, over all its runs and students."""
-    from reta.storage import read_json
-
     runs = [RunFolder(folder.path / name) for name in names]
     metrics = [read_json(run.path / "metrics.json") for run in runs]
     students = [student for metric in metrics for student in metric["students"]]

@@ -31,17 +31,19 @@ class Config:
         ipc: synthetic images per class.
         seed: of every random choice.
         effort: the one dial for time: ``smoke`` (seconds), ``small`` (minutes on a CPU), ``paper``.
-        image_size: side in pixels; the data's own by default.
+        image_size: side in pixels; by default the data's own, at most 64 below effort paper.
         classes: use only the first so many classes.
         per_class: use only the first so many real images of each class.
+        flip: whether mirroring keeps an image's meaning; by default yes, but not for digits.
         teachers: architectures of the committee; the first gives the features.
         teacher_epochs: passes over the real images.
-        steps: optimisation steps on the pixels.
+        steps: optimisation steps on the pixels; by default the method's own at effort paper, a
+            fifth of them at small, a fiftieth at smoke.
         label_epochs: epochs of labelled views; students train as long.
         label_format: how logits are stored, ``int8`` or ``float16``.
         student: architecture of the students.
         students: how many students are trained, with different seeds.
-        learning_rate: of the students.
+        learning_rate: of the students, not of the pixels.
         stretch: η of the students' cosine; at 2 it ends at half the rate.
         images_per_pass: synthetic images in one forward pass; changes speed and memory only.
         options: settings of the method, such as ``connection.trade_off: 0.2``.
@@ -55,6 +57,7 @@ class Config:
     image_size: int | None = None
     classes: int | None = None
     per_class: int | None = None
+    flip: bool | None = None
     teachers: tuple[str, ...] | None = None
     teacher_epochs: int | None = None
     steps: int | None = None
@@ -78,6 +81,11 @@ class Config:
                 raise UsageError(f"{name} is {value}; it must be at least 1")
         if self.seed < 0:
             raise UsageError(f"seed is {self.seed}; it must not be negative")
+        for name in ("learning_rate", "stretch"):
+            if not getattr(self, name) > 0:
+                raise UsageError(f"{name} is {getattr(self, name)}; it must be above 0")
+        if self.teachers is not None and len(set(self.teachers)) != max(len(self.teachers), 1):
+            raise UsageError("name at least one teacher, and each only once")
 
 
 _COUNTS = (
@@ -98,7 +106,6 @@ _EFFORTS: dict[str, dict[str, Any]] = {
     "smoke": {
         "teachers": ("convnet3", "convnet4"),
         "teacher_epochs": 4,
-        "steps": 40,
         "label_epochs": 20,
         "student": "convnet3",
         "students": 1,
@@ -106,7 +113,6 @@ _EFFORTS: dict[str, dict[str, Any]] = {
     "small": {
         "teachers": ("convnet3", "convnet4"),
         "teacher_epochs": 30,
-        "steps": 400,
         "label_epochs": 200,
         "student": "convnet3",
         "students": 3,
@@ -114,12 +120,15 @@ _EFFORTS: dict[str, dict[str, Any]] = {
     "paper": {
         "teachers": ("resnet18", "densenet121", "shufflenet_v2_x0_5", "mobilenet_v2"),
         "teacher_epochs": 200,
-        "steps": 2000,
         "label_epochs": 1000,
         "student": "resnet18",
         "students": 5,
     },
 }
+
+
+SHARE_OF_STEPS = {"smoke": 0.02, "small": 0.2, "paper": 1.0}
+"""How much of a method's own optimisation budget each effort spends."""
 
 
 def resolve(config: Config, image_size: int) -> Config:
@@ -170,7 +179,7 @@ def from_mapping(values: Mapping[str, Any], where: str) -> Config:
         if name == "teachers" and isinstance(value, list):
             value = tuple(value)
         if not _fits(value, hints[name]):
-            raise UsageError(f"{where}: {name} is {value!r}, which is not {hints[name]}")
+            raise UsageError(f"{where}: {name} is {value!r}, which is not {_words(hints[name])}")
         checked[name] = value
     if "data" not in checked:
         raise UsageError(f"{where}: no `data`; name a data set or a folder of images")
@@ -181,12 +190,19 @@ def _fits(value: Any, hint: Any) -> bool:
     origin = typing.get_origin(hint)
     if hint is Any:
         return True
+    if hint is None or hint is type(None):
+        return value is None
     if origin is Literal:
         return value in typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
         return any(_fits(value, part) for part in typing.get_args(hint))
     if origin is tuple:
-        return isinstance(value, tuple) and all(isinstance(item, str) for item in value)
+        parts = typing.get_args(hint)
+        if not isinstance(value, tuple):
+            return False
+        if parts[1:] == (...,):
+            return all(_fits(item, parts[0]) for item in value)
+        return len(value) == len(parts) and all(map(_fits, value, parts))
     if origin is not None:
         return isinstance(value, Mapping)
     if hint is float:
@@ -239,11 +255,17 @@ def _replaced(value: Any, parts: list[str], new: Any, path: str) -> Any:
     else:
         if isinstance(new, list):
             new = tuple(new)
-        old = getattr(value, parts[0])
-        checkable = typing.get_origin(hint) is Literal or isinstance(old, int | float | str)
-        if checkable and not _fits(new, hint):
-            raise UsageError(f"{path} is {new!r}, which is not {hint}")
+        if dataclasses.is_dataclass(getattr(value, parts[0])):
+            raise UsageError(f"{path} is a part; set one of its fields, such as {path}.FIELD")
+        if not _fits(new, hint):
+            raise UsageError(f"{path} is {new!r}, which is not {_words(hint)}")
     return dataclasses.replace(value, **{parts[0]: new})
+
+
+def _words(hint: Any) -> str:
+    if typing.get_origin(hint) is Literal:
+        return "one of " + ", ".join(map(repr, typing.get_args(hint)))
+    return str(getattr(hint, "__name__", hint))
 
 
 def describe(value: Any) -> Any:

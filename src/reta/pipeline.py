@@ -10,6 +10,7 @@ import datetime
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import torch
 from reta import __version__
 from reta.config import Config, describe, from_yaml, to_yaml
 from reta.data.distilled import image_name, read_images
+from reta.data.sources import Source
 from reta.errors import UsageError
 from reta.evaluation.geometry import measure
 from reta.preparation import Prepared, open_data, prepare, recipe_of
@@ -32,8 +34,8 @@ from reta.tensors import png_bytes, tensor_bytes
 
 CLASSES_PER_BLOCK = 100
 EPOCHS_PER_SHARD = 50
-# Settings that say how students are trained, not what the distilled set is.
-_STUDENT_SETTINGS = ("student", "students", "learning_rate", "stretch")
+# Settings that say how students are trained, or how much fits in memory, not what the set is.
+_FREE = ("student", "students", "learning_rate", "stretch", "images_per_pass")
 
 
 def distill(config: Config, out: Path | str, device: str = "auto") -> Path:
@@ -58,8 +60,8 @@ def keep_config(run: RunFolder, config: Config) -> None:
     """Write the settings into a run folder, or refuse if it was begun with others."""
     path = run.path / "config.yaml"
     if run.record("config") and path.exists():
-        old, new = asdict(from_yaml(path)), asdict(config)
-        changed = [key for key in new if new[key] != old[key] and key not in _STUDENT_SETTINGS]
+        old, new = describe(from_yaml(path)), describe(config)
+        changed = [key for key in new if new[key] != old[key] and key not in _FREE]
         if changed:
             key = changed[0]
             raise UsageError(
@@ -78,10 +80,7 @@ def distill_prepared(prepared: Prepared, run: RunFolder) -> Path:
     recipe = recipe_of(config)
     count = len(source.classes)
     folders = class_folders(source.classes)
-    blocks = [
-        range(begin, min(begin + CLASSES_PER_BLOCK, count))
-        for begin in range(0, count, CLASSES_PER_BLOCK)
-    ]
+    blocks = class_blocks(count)
     units = [
         _recover_block(prepared, recipe, run, index, block, folders)
         for index, block in enumerate(blocks)
@@ -98,6 +97,16 @@ def distill_prepared(prepared: Prepared, run: RunFolder) -> Path:
     return run.path
 
 
+def class_blocks(count: int) -> list[range]:
+    """Return blocks of at most 100 classes, as equal as can be.
+
+    A block is also a BN group, so 101 classes become 51 and 50 and not 100 and a lonely one.
+    """
+    blocks = -(-count // CLASSES_PER_BLOCK)
+    bounds = [index * count // blocks for index in range(blocks + 1)]
+    return [range(begin, end) for begin, end in pairwise(bounds)]
+
+
 def _recover_block(
     prepared: Prepared,
     recipe: Recipe,
@@ -110,9 +119,10 @@ def _recover_block(
     config, source = prepared.config, prepared.source
     settings = Settings(config.ipc, config.seed, source.flip, config.images_per_pass)
     inputs = {
-        "reta": __version__,
         "recipe": describe(recipe),
-        "settings": asdict(settings),
+        "ipc": config.ipc,
+        "seed": config.seed,
+        "flip": source.flip,
         "data": source.fingerprint,
         "teachers": prepared.teachers,
         "labels": list(labels),
@@ -161,7 +171,6 @@ def _relabel(
         span = range(begin, min(begin + EPOCHS_PER_SHARD, epochs))
         index = begin // EPOCHS_PER_SHARD
         inputs = {
-            "reta": __version__,
             "images": dict(files),
             "teachers": prepared.teachers,
             "epochs": [span.start, span.stop],
@@ -189,6 +198,22 @@ def class_folders(classes: Sequence[str]) -> list[str]:
     return [f"{index:0{width}d}_{name}"[:100] for index, name in enumerate(safe)]
 
 
+def data_facts(source: Source) -> dict[str, Any]:
+    """Return what a manifest says of the real images."""
+    average, spread = source.mean_std
+    return {
+        "name": source.name,
+        "note": source.note,
+        "fingerprint": source.fingerprint,
+        "train": len(source.train),
+        "test": len(source.test),
+        "image_size": source.image_size,
+        "flip": source.flip,
+        "mean": list(average),
+        "std": list(spread),
+    }
+
+
 def seal(run: RunFolder, prepared: Prepared, recipe: Recipe, folders: Sequence[str]) -> None:
     """Write the manifest of a finished run."""
     config, source = prepared.config, prepared.source
@@ -199,17 +224,7 @@ def seal(run: RunFolder, prepared: Prepared, recipe: Recipe, folders: Sequence[s
             "summary": recipe.summary,
             "source": recipe.source,
             "recipe": describe(recipe),
-            "data": {
-                "name": source.name,
-                "note": source.note,
-                "fingerprint": source.fingerprint,
-                "train": len(source.train),
-                "test": len(source.test),
-                "image_size": source.image_size,
-                "flip": source.flip,
-                "mean": list(source.mean_std[0]),
-                "std": list(source.mean_std[1]),
-            },
+            "data": data_facts(source),
             "classes": list(source.classes),
             "folders": list(folders),
             "ipc": config.ipc,

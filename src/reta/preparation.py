@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from reta import __version__
-from reta.config import Config, resolve, with_options
+from reta.config import SHARE_OF_STEPS, Config, resolve, with_options
 from reta.data.sources import Source, open_source
 from reta.errors import DataError, unknown
 from reta.methods import METHODS
@@ -45,10 +44,11 @@ def recipe_of(config: Config) -> Recipe:
     """Return the recipe a configuration names, with its options applied."""
     if config.method not in METHODS:
         raise unknown("method", config.method, METHODS)
-    options: dict[str, Any] = dict(config.options)
     recipe = METHODS[config.method]
-    if recipe.schedule and config.steps:
-        options = {"schedule.steps": config.steps, **options}
+    options: dict[str, Any] = dict(config.options)
+    if recipe.schedule:
+        share = round(recipe.schedule.steps * SHARE_OF_STEPS[config.effort])
+        options = {"schedule.steps": config.steps or share, **options}
     return with_options(recipe, options)
 
 
@@ -61,9 +61,12 @@ def open_data(config: Config) -> Source:
     source = open_source(
         config.data,
         image_size=config.image_size,
+        max_size=None if config.effort == "paper" else 64,
         classes=config.classes,
         per_class=config.per_class,
     )
+    if config.flip is not None:
+        source = replace(source, flip=config.flip)
     config = resolve(config, source.image_size)
     for name in (*(config.teachers or ()), config.student):
         check(name or "", source.image_size)
@@ -94,10 +97,10 @@ def _teacher(
     path = f"teachers/{name}.safetensors"
     protocol = Protocol(config.teacher_epochs or 1)
     inputs = {
-        "reta": __version__,
         "architecture": name,
         "data": source.fingerprint,
         "image_size": source.image_size,
+        "flip": source.flip,
         "seed": config.seed,
         "protocol": asdict(protocol),
     }
@@ -113,7 +116,7 @@ def _teacher(
         model, source.train, source.test, protocol, flip=source.flip, seed=config.seed
     )
     chance = 1 / len(source.classes)
-    if len(source.classes) > 1 and progress.last < 2 * chance:
+    if len(source.classes) > 1 and progress.last < chance + 0.1 * (1 - chance):
         log.warning(
             "teacher %s recognises %.1f %% of unseen images, chance is %.1f %%: "
             "its labels will be poor; train longer (--teacher-epochs) or check the class folders",

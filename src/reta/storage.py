@@ -17,11 +17,12 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from filelock import FileLock, Timeout
 
+from reta import __version__
 from reta.errors import DataError, RetaError, StorageError, UsageError
 
 FORMAT = 1
@@ -113,6 +114,14 @@ def read_json(path: Path) -> Any:
         raise DataError(f"{path}: not readable as JSON ({error}); run `reta verify`") from error
 
 
+_RECORD = {"inputs", "facts", "files"}
+
+
+def _stays_inside(name: str) -> bool:
+    path = PurePosixPath(name)
+    return not path.is_absolute() and ".." not in path.parts and "\\" not in name
+
+
 @dataclass
 class Unit:
     """One piece of work of a run folder: its inputs, its files, and whether it is done."""
@@ -143,6 +152,9 @@ class RunFolder:
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
 
+    def _begun(self) -> bool:
+        return any((self.path / name).exists() for name in ("units", MANIFEST, ".lock"))
+
     def record_path(self, name: str) -> Path:
         """Where the record of a unit lies."""
         return self.path / "units" / f"{name}.json"
@@ -154,24 +166,25 @@ class RunFolder:
             name: the unit's name, unique in the folder.
             inputs: a JSON value that names everything its bytes depend on.
         """
-        unit = Unit(name, self, fingerprint(inputs))
+        unit = Unit(name, self, fingerprint({"reta": __version__, "inputs": inputs}))
         record = self.record(name)
         if record and record["inputs"] == unit.inputs and self._intact(record["files"]):
             unit.done, unit.facts, unit.files = True, record["facts"], record["files"]
         return unit
 
     def record(self, name: str) -> dict[str, Any] | None:
-        """Return the record of a finished unit, or None."""
-        path = self.record_path(name)
-        if not path.exists():
+        """Return the record of a finished unit, or None; a damaged record counts as none."""
+        try:
+            record = read_json(self.record_path(name))
+        except DataError:
             return None
-        record: dict[str, Any] = read_json(path)
-        return record
+        return record if isinstance(record, dict) and set(record) == _RECORD else None
 
     def records(self) -> dict[str, dict[str, Any]]:
         """Return the records of all finished units by name."""
-        paths = sorted((self.path / "units").glob("*.json"))
-        return {path.stem: read_json(path) for path in paths}
+        names = sorted(path.stem for path in (self.path / "units").glob("*.json"))
+        found = {name: self.record(name) for name in names}
+        return {name: record for name, record in found.items() if record is not None}
 
     def _intact(self, files: Mapping[str, str]) -> bool:
         return all(
@@ -203,11 +216,17 @@ class RunFolder:
         path = self.path / MANIFEST
         if not path.exists():
             raise DataError(f"{self.path}: no {MANIFEST}; run `reta distill` to (re)finish it")
-        manifest: dict[str, Any] = read_json(path)
-        if not isinstance(manifest, dict) or "format" not in manifest:
+        manifest = read_json(path)
+        if not isinstance(manifest, dict) or not isinstance(manifest.get("format"), int):
             raise DataError(f"{path}: not a manifest of reta")
         if manifest["format"] > FORMAT:
             raise DataError(f"{path}: written by a newer reta (format {manifest['format']})")
+        body = {name: value for name, value in manifest.items() if name != "seal"}
+        if fingerprint(body) != manifest.get("seal"):
+            raise DataError(f"{path}: changed after it was written")
+        for name in manifest["files"]:
+            if not _stays_inside(name):
+                raise DataError(f"{path}: names a file outside the folder: {name!r}")
         return manifest
 
     def verify(self) -> list[str]:
@@ -216,9 +235,6 @@ class RunFolder:
             manifest = self.manifest()
         except RetaError as error:
             return [str(error)]
-        body = {name: value for name, value in manifest.items() if name != "seal"}
-        if fingerprint(body) != manifest.get("seal"):
-            return [f"{MANIFEST}: changed after it was written"]
         problems = []
         for name, digest in manifest["files"].items():
             path = self.path / name
@@ -227,25 +243,41 @@ class RunFolder:
             elif sha256_file(path) != digest:
                 problems.append(f"{name}: changed after it was written")
         known = {MANIFEST, *DERIVED, *manifest["files"]}
-        for path in sorted(self.path.rglob("*")):
+        for path in self._own_files():
             name = path.relative_to(self.path).as_posix()
-            if path.is_file() and name not in known:
+            if name not in known:
                 problems.append(f"{name}: not in the manifest")
         return problems
 
+    def _own_files(self) -> list[Path]:
+        """Return every file below the folder that does not belong to a run nested in it."""
+        nested = {path.parent for path in self.path.rglob("units") if path.parent != self.path}
+        return [
+            path
+            for path in sorted(self.path.rglob("*"))
+            if path.is_file() and not nested.intersection(path.parents)
+        ]
+
     def clean(self) -> None:
         """Remove temporary files left by a killed process."""
-        for path in self.path.rglob(".*.tmp"):
-            path.unlink(missing_ok=True)
+        for path in self._own_files():
+            if path.name.startswith(".") and path.suffix == ".tmp":
+                path.unlink(missing_ok=True)
 
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the folder against a second run.
 
         Raises:
-            UsageError: at once, naming the holder, if another process holds it.
+            UsageError: at once, naming the holder, if another process holds it; or if the folder
+                holds something that is no run.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
+        if self.path.is_dir() and any(self.path.iterdir()) and not self._begun():
+            raise UsageError(f"{self.path} holds other files; choose an empty or a new --out")
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise _storage_error(self.path, 0, error) from error
         holder = self.path / ".holder"
         lock = FileLock(self.path / ".lock")
         try:

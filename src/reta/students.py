@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from reta import __version__
 from reta.config import Config, from_yaml, resolve
-from reta.data.distilled import DistilledSet, load
+from reta.data.distilled import DistilledSet, load, run_manifest
 from reta.data.sources import Source
-from reta.errors import DataError
-from reta.models import build
+from reta.errors import DataError, UsageError
+from reta.models import build, check
 from reta.preparation import open_data
 from reta.runtime import Device, Stopwatch, choose_device
-from reta.storage import MANIFEST, RunFolder, json_bytes, read_json
+from reta.storage import RunFolder, Unit, json_bytes, read_json
 from reta.tensors import tensor_bytes
 from reta.training import Protocol, train_student
+
+_SET = ("images", "labels")
 
 
 def train(
@@ -46,7 +48,7 @@ def train(
             made from.
     """
     run = RunFolder(folder)
-    manifest = run.manifest()
+    manifest = run_manifest(run)
     config = from_yaml(run.path / "config.yaml")
     source = source or open_data(config)
     if source.fingerprint != manifest["data"]["fingerprint"]:
@@ -55,19 +57,20 @@ def train(
             "they changed since, or another folder took their place"
         )
     config = resolve(config, source.image_size)
-    name, count = student or config.student or "convnet3", students or config.students or 1
+    name, count = student or config.student or "", students or config.students or 1
+    check(name, source.image_size)
+    if count < 1:
+        raise UsageError(f"students is {count}; it must be at least 1")
     with run.locked():
         place = choose_device(device)
         data = load(run.path, temperature=None)
-        for seed in range(count):
-            _train_one(run, name, seed, config, source, data, place)
-        metrics = collect(run, manifest, name, source, data)
+        units = [_train_one(run, name, seed, config, source, data, place) for seed in range(count)]
+        metrics = collect(run, name, units, source, data)
         unit = run.unit("metrics", metrics)
         if not unit.done:
             unit.write("metrics.json", json_bytes(metrics))
             unit.finish()
-        sealed = {key: value for key, value in manifest.items() if key not in ("files", "seal")}
-        run.seal(sealed)
+        run.seal({key: value for key, value in manifest.items() if key not in ("files", "seal")})
     return metrics
 
 
@@ -79,21 +82,19 @@ def _train_one(
     source: Source,
     data: DistilledSet,
     place: Device,
-) -> None:
+) -> Unit:
     """Train one student as a unit of work."""
-    manifest = run.manifest()
     protocol = Protocol(data.epochs, config.learning_rate, stretch=config.stretch)
-    shown = {key: digest for key, digest in manifest["files"].items() if key[:6] in _SHOWN}
+    files = run.manifest()["files"]
     inputs = {
-        "reta": __version__,
         "architecture": name,
         "seed": seed,
         "protocol": asdict(protocol),
-        "set": shown,
+        "set": {key: digest for key, digest in files.items() if key.startswith(_SET)},
     }
     unit = run.unit(f"student-{name}-{seed}", inputs)
     if unit.done:
-        return
+        return unit
     watch = Stopwatch()
     average, spread = source.mean_std
     model = build(
@@ -119,36 +120,27 @@ def _train_one(
             "seconds": watch.seconds,
         }
     )
+    return unit
 
 
-_SHOWN = ("images", "labels")
-
-
-def mean_std(values: list[float]) -> tuple[float, float]:
+def mean_std(values: Sequence[float]) -> tuple[float, float]:
     """Return the mean and the sample standard deviation (0 for a single value)."""
     return mean(values), stdev(values) if len(values) > 1 else 0.0
 
 
 def collect(
-    run: RunFolder, manifest: dict[str, Any], student: str, source: Source, data: DistilledSet
+    run: RunFolder, student: str, units: Sequence[Unit], source: Source, data: DistilledSet
 ) -> dict[str, Any]:
-    """Return the figures of a run from its unit records."""
-    records = run.records()
-    facts = [
-        record["facts"]
-        for name, record in sorted(records.items())
-        if name.startswith(f"student-{student}-")
-    ]
-    last, last_std = mean_std([fact["last"] for fact in facts])
-    best, best_std = mean_std([fact["best"] for fact in facts])
-    recovered = [r["facts"] for name, r in records.items() if name.startswith("recover-")]
-    teachers = {
-        r["facts"]["architecture"]: r["facts"] for n, r in records.items() if "teacher-" in n
-    }
-    full = teachers.get(student)
+    """Return the figures of a run: of these students, and of how the set came about."""
+    students = [unit.facts for unit in units]
+    last, last_std = mean_std([facts["last"] for facts in students])
+    best, best_std = mean_std([facts["best"] for facts in students])
+    records = {name: record["facts"] for name, record in run.records().items()}
+    recovered = [facts for name, facts in records.items() if name.startswith("recover-")]
+    full = records.get(f"teacher-{student}")
     sizes = {
-        part: sum((run.path / n).stat().st_size for n in manifest["files"] if n.startswith(part))
-        for part in _SHOWN
+        part: sum(path.stat().st_size for path in (run.path / part).rglob("*") if path.is_file())
+        for part in _SET
     }
     return {
         "student": student,
@@ -158,10 +150,10 @@ def collect(
             "best_mean": best,
             "best_std": best_std,
         },
-        "students": facts,
+        "students": students,
         "kappa_mean": read_json(run.path / "geometry.json")["kappa_mean"],
-        "seconds_per_image": sum(fact["seconds"] for fact in recovered) / len(data),
-        "peak_memory": max(fact["peak_memory"] for fact in recovered),
+        "seconds_per_image": sum(facts["seconds"] for facts in recovered) / len(data),
+        "peak_memory": max(facts["peak_memory"] for facts in recovered),
         "bytes_images": sizes["images"],
         "bytes_labels": sizes["labels"],
         "label_epochs": data.epochs,
@@ -182,10 +174,8 @@ def evaluate(folder: Path | str, device: str = "auto") -> dict[str, Any]:
         and sizes.
     """
     run = RunFolder(folder)
-    if "metrics.json" in run.manifest()["files"]:
-        metrics: dict[str, Any] = read_json(run.path / "metrics.json")
-        return metrics
-    return train(folder, device=device)
-
-
-__all__ = ["MANIFEST", "collect", "evaluate", "mean_std", "train"]
+    if "metrics.json" not in run_manifest(run)["files"]:
+        return train(folder, device=device)
+    # The students measured last; any that belong to another set or protocol are trained anew.
+    earlier = read_json(run.path / "metrics.json")
+    return train(folder, earlier["student"], len(earlier["students"]), device)

@@ -13,7 +13,7 @@ from reta.data.augment import padded_views, random_views, render
 from reta.data.distilled import DistilledSet, MicroBatch
 from reta.data.sources import ImageSet
 from reta.models import Classifier
-from reta.runtime import random_generator, torch_seed, track
+from reta.runtime import random_generator, seeded, track
 
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 Batches = Callable[[int], Iterable[list[MicroBatch]]]
@@ -185,8 +185,7 @@ def train_teacher(
             yield [(render(pixels[chosen].float() / 255, views[part], size), labels[chosen])]
 
     progress, after_epoch = watch(model, test, protocol.epochs)
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-        torch.manual_seed(torch_seed(seed, "squeeze", model.name))  # dropout
+    with seeded(seed, "squeeze", model.name):  # dropout
         fit(model, batches, F.cross_entropy, protocol, after_epoch, f"teacher {model.name}")
     return progress
 
@@ -196,8 +195,7 @@ def train_student(
 ) -> Progress:
     """Train a student on a distilled set, with the very batches its labels were made for."""
     progress, after_epoch = watch(model, test, protocol.epochs)
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-        torch.manual_seed(torch_seed(seed, "student", model.name))  # dropout
+    with seeded(seed, "student", model.name):  # dropout
         fit(
             model,
             lambda epoch: data.batches(epoch, model.mean.device),

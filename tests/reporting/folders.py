@@ -12,6 +12,8 @@ from typing import Any
 
 from PIL import Image, ImageDraw
 
+from reta.storage import fingerprint
+
 CLASSES = ["apple", "fish", "<script>alert('x')</script>", 'Kuh & Kalb "quoted"']
 COLUMNS = ["start", "block 1", "anchor 1", "block 2", "anchor 2", "block 3", "final"]
 
@@ -33,6 +35,12 @@ def paint(label: int, index: int, moment: str, side: int = 32) -> Image.Image:
 
 def save_json(path: Path, value: Any) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
+    if path.name == "manifest.json":
+        value = {"files": {}, **value}
+        value.pop("seal", None)
+        value["seal"] = fingerprint(value)
+    if path.parent.name == "units":
+        value = {"inputs": "", "files": {}, **value}
     path.write_text(json.dumps(value))
 
 
@@ -60,7 +68,6 @@ def manifest(method: str, classes: list[str], ipc: int, seed: int) -> dict[str, 
         "device": {"name": "cpu", "reason": "no GPU was found"},
         "created": "2026-03-01T12:00:00+00:00",
         "files": {},
-        "seal": "0" * 64,
     }
 
 

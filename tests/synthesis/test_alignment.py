@@ -23,7 +23,7 @@ LABELS = [3, 0, 2]
 
 
 def recovery(
-    topology: TopologyAlignment,
+    topology: TopologyAlignment | None,
     committee: list[Classifier],
     pool: Pool,
     ipc: int = 6,
@@ -140,9 +140,9 @@ def test_one_image_has_no_topology_and_is_told_once(
     warn_once.cache_clear()
     with caplog.at_level(logging.WARNING, "reta"):
         made, again = (recovery(TopologyAlignment(), committee, pool, ipc=1) for _ in range(2))
-    without = recovery(None, committee, pool, ipc=1)
-    assert made.run().images.equal(without.run().images)
-    assert again.run().images.equal(without.run().images)
+    without = recovery(None, committee, pool, ipc=1).run()
+    assert made.run().images.equal(without.images)
+    assert again.run().images.equal(without.images)
     assert len([r for r in caplog.records if "topology" in r.getMessage()]) == 1
 
 
@@ -159,7 +159,7 @@ def test_a_constant_real_side_is_computed_once(
             patch.setattr(
                 TopologyAlignment,
                 "target",
-                lambda self, real, calls=calls: calls.append(1) or target(self, real),
+                lambda *given, calls=calls, target=target: calls.append(1) or target(*given),
             )
             losses = [made._align()[1]["topology"] for _ in range(3)]
         assert len(calls) == times

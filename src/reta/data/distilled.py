@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch.utils.data import Dataset
@@ -87,6 +88,19 @@ class DistilledSet(Dataset[tuple[torch.Tensor, torch.Tensor]]):
             yield [(views[part.start - start : part.stop - start], logits[part]) for part in batch]
 
 
+def run_manifest(run: RunFolder) -> dict[str, Any]:
+    """Return the manifest of a folder that holds one distilled set.
+
+    Raises:
+        DataError: if it holds several, naming them, or none.
+    """
+    manifest = run.manifest()
+    if "classes" not in manifest:
+        names = ", ".join(name for names in manifest.get("runs", {}).values() for name in names)
+        raise DataError(f"{run.path} is a comparison; choose one of its runs: {names}")
+    return manifest
+
+
 def load(folder: str | Path, temperature: float | None = 1.0) -> DistilledSet:
     """Return the distilled set in a run folder as a dataset of views and soft labels.
 
@@ -102,7 +116,7 @@ def load(folder: str | Path, temperature: float | None = 1.0) -> DistilledSet:
     run = RunFolder(folder)
     if temperature is not None and temperature <= 0:
         raise UsageError(f"temperature is {temperature}; it must be above 0, or None for logits")
-    manifest = run.manifest()
+    manifest = run_manifest(run)
     classes = tuple(manifest["classes"])
 
     def intact(name: str) -> Path:

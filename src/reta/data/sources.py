@@ -25,7 +25,7 @@ from reta.data.readers import (
     read_parquet,
 )
 from reta.errors import DataError, UsageError, unknown
-from reta.runtime import track
+from reta.runtime import log, track
 
 Triple = tuple[float, float, float]
 
@@ -138,6 +138,7 @@ def open_source(
     classes: Sequence[str] | int | None = None,
     per_class: int | None = None,
     test: str | None = None,
+    max_size: int | None = None,
 ) -> Source:
     """Read an image set, decoding only what is asked for.
 
@@ -153,6 +154,7 @@ def open_source(
         classes: how many classes, or their names; all by default. Labels follow this order.
         per_class: most training images per class, the first in file order.
         test: a set of the same classes to take the test images from instead.
+        max_size: largest side where ``image_size`` is left open.
 
     Raises:
         UsageError: if there is no such set or class, or an option makes no sense.
@@ -178,6 +180,14 @@ def open_source(
         raise DataError(f"{train.where}: too few images to hold some out; add a test set")
     train = _first(train, per_class)
     size = image_size or parts.image_size or _natural_size(train)
+    if image_size is None and max_size is not None and size > max_size:
+        log.info(
+            "%s: images are brought to %d px of about %d; --image-size decides",
+            name,
+            max_size,
+            size,
+        )
+        size = max_size
     decoded = _decode(train, size, "training"), _decode(held, size, "test")
     return Source(name, *decoded, _keeps_meaning(name), note, _fingerprint(*decoded))
 

@@ -46,7 +46,8 @@ class TopologyAlignment:
         image_scale: ``mean`` divides the persistence images by n_c, ``sum`` is the literal Eq. 11.
         image_size: M, side of the persistence image.
         bandwidth: σ of Eq. 10.
-        real_points: a fixed random ``sample`` of the class, or the current ``anchors`` first.
+        real_points: a fixed random ``sample`` of the class, or the current ``anchors`` first
+            and then the sample. The paper draws from the whole pool, anchors included.
         spread: apply a T-th of the gradient at each of the T steps instead of all at once.
     """
 
@@ -86,8 +87,7 @@ class TopologyAlignment:
         Args:
             pool: the real images.
             labels: the classes.
-            count: n_c; a class with fewer images repeats some, and repeated points are born and
-                merged at once, so they add nothing to a diagram.
+            count: n_c, at most the number of images of the smallest class.
             seed: of the run.
             anchors: ``(ipc, classes)`` pool indices of the current anchors, if they come first.
         """
@@ -98,7 +98,7 @@ class TopologyAlignment:
             if anchors is not None and self.real_points == "anchors":
                 first = anchors[:, column].unique()
                 order = torch.cat([first, order[~torch.isin(order, first)]])
-            chosen.append(order[torch.arange(count) % len(order)])
+            chosen.append(order[:count])
         return pool.features[torch.stack(chosen)]
 
     def target(self, real: torch.Tensor) -> Target:

@@ -17,6 +17,7 @@ from reta.synthesis.connection import fit_gap, resample, residual_connection
 from reta.synthesis.matching import BatchNormProbe
 from reta.synthesis.pool import Pool
 from reta.synthesis.recipe import Recipe
+from reta.synthesis.retrieval import edge_complexity
 from reta.synthesis.schedule import Block, Schedule
 from reta.topology import contraction_ratio
 
@@ -235,7 +236,8 @@ class Recovery:
         topology = self.topology
         assert topology is not None
         features = self._features()
-        count = min(self.settings.ipc, topology.points)
+        smallest = min(len(self.pool.members(label)) for label in self.labels)
+        count = min(self.settings.ipc, topology.points, smallest)
         if self._target is None or topology.real_points == "anchors":
             real = topology.real_features(
                 self.pool, self.labels, count, self.settings.seed, self.anchors
@@ -257,12 +259,12 @@ class Recovery:
         """Blend the chosen real images in, at the next block's resolution, and log what it did."""
         connection = self.recipe.connection
         assert connection is not None
-        before = self._features()
+        queries = self._features()
         columns = [
             connection.choose(
                 self.pool,
                 label,
-                before[column],
+                queries[column],
                 None if self.anchors is None else self.anchors[:, column],
                 size,
             )
@@ -271,7 +273,9 @@ class Recovery:
         self.anchors = torch.stack(columns, dim=1)  # (ipc, classes)
         patches = resample(self.pool.pixels(self.anchors).flatten(0, 1), size)
         patches = patches.unflatten(0, self.anchors.shape).to(self.pixels.device)
-        images = self._shown(self._resized(size))
+        self.pixels = self._resized(size)
+        before = self._features()  # at the new resolution, so that the ratio is the connection's
+        images = self._shown(self.pixels)
         gap = float(fit_gap(images, patches))
         connected = residual_connection(images, patches, connection.alpha)
         self.pixels = connected[:, :, : len(self.unit)] / self.unit
@@ -283,21 +287,11 @@ class Recovery:
             {
                 "step": step,
                 "fit_gap": gap,
-                "complexity": self._chosen_complexity(size),
+                "complexity": float(edge_complexity(patches.flatten(0, 1)).mean()),
                 "distinct_anchors": sum(distinct) / len(distinct),
                 "contraction_ratio": sum(ratios) / len(ratios),
             }
         )
-
-    def _chosen_complexity(self, size: int) -> float:
-        """Return the mean c(o) of the current anchors, on the raw scale of Eq. 5."""
-        assert self.anchors is not None
-        values = []
-        for column, label in enumerate(self.labels):
-            chosen = self.anchors[:, column].contiguous()
-            position = torch.searchsorted(self.pool.members(label), chosen)
-            values.append(self.pool.complexity(label, size, 1.0)[position])
-        return float(torch.cat(values).mean())
 
     def _log(self, step: int, turn: int, row: dict[str, Any]) -> None:
         values = {name: float(value) for name, value in row.items()}
