@@ -1,7 +1,7 @@
 """A method of your own: one recipe and one new part.
 
-The idea here: after each block, blend in the real image whose teacher confidence is highest among
-those not used yet for this class. Run it with: python examples/new_method.py [OUT]
+The idea here: after each block, blend in the real images the teacher is surest of, other ones
+than the last time. Run it with: python examples/new_method.py [OUT]
 """
 
 import sys

@@ -74,6 +74,11 @@ def test_compare_prints_a_row_per_method(tmp_path):
         (["verify", "nowhere"], 3, "no manifest.json"),
         (["report", "nowhere"], 3, "nowhere"),
         (["methods", "retta"], 2, "did you mean 'reta'"),
+        (["distill", "./[/x]"], 2, "./[/x]: no such file"),
+        (["distill", "digits", "--teachers", "convnet3", "convnet3"], 2, "each only once"),
+        (["distill", "digits", "--set", "schedule.betas=0.5"], 2, "schedule.betas is 0.5"),
+        (["distill", "digits", "--set", "connection=5"], 2, "connection is a part"),
+        (["compare", "digits", "--seeds", "0"], 2, "seeds is 0"),
     ],
 )
 def test_mistakes_get_one_clear_message(arguments, code, message, tmp_path, monkeypatch, capsys):

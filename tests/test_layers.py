@@ -20,6 +20,7 @@ LAYERS = [
     ["synthesis", "training"],
     ["topology", "models", "data"],
     ["config", "runtime", "storage", "tensors"],
+    ["progress"],
     ["errors", "__init__"],
 ]
 LEVEL = {name: depth for depth, names in enumerate(LAYERS) for name in names}

@@ -20,8 +20,9 @@ from torchvision.datasets import ImageFolder
 import reta
 from reta.config import Config
 from reta.errors import DataError, UsageError
-from reta.pipeline import class_folders, distill
-from reta.runtime import warn_once
+from reta.pipeline import class_blocks, class_folders, distill
+from reta.preparation import open_data, recipe_of
+from reta.progress import warn_once
 from reta.storage import RunFolder
 from reta.students import evaluate, train
 
@@ -288,6 +289,102 @@ def test_a_comparison_shares_teachers_and_tabulates(tmp_path):
     assert table["rows"][0]["contraction_ratio"] is None
     assert reta.report(tmp_path / "c").exists()
     assert reta.verify(tmp_path / "c") == []
+
+
+def test_a_refused_comparison_leaves_its_teachers_alone(tmp_path):
+    """Breaks when settings are compared only after the shared teachers were trained anew."""
+    settings = {
+        "ipc": 1,
+        "classes": 2,
+        "per_class": 20,
+        "teachers": ["convnet3"],
+        "label_epochs": 2,
+        "steps": 5,
+        "students": 1,
+    }
+    reta.compare("digits", ["random"], tmp_path / "c", teacher_epochs=1, **settings)
+    teacher = (tmp_path / "c/teachers/convnet3.safetensors").read_bytes()
+    with pytest.raises(UsageError, match="begun with teacher_epochs = 1, not 2"):
+        reta.compare("digits", ["random"], tmp_path / "c", teacher_epochs=2, **settings)
+    assert (tmp_path / "c/teachers/convnet3.safetensors").read_bytes() == teacher
+    (tmp_path / "c/teachers/convnet3.safetensors").write_bytes(teacher[:-1] + b"!")
+    assert any("teachers/convnet3" in problem for problem in reta.verify(tmp_path / "c"))
+    with pytest.raises(DataError, match="choose one of its runs: random"):
+        reta.load(tmp_path / "c")
+
+
+@pytest.mark.parametrize("methods", [[], ["random", "random"]])
+def test_a_list_of_methods_that_makes_no_sense(methods, tmp_path):
+    """Breaks when a method counts its students twice, or none is named."""
+    with pytest.raises(UsageError, match="each only once"):
+        reta.compare("digits", methods, tmp_path / "c")
+
+
+def test_students_of_another_protocol_do_not_count(finished, tmp_path):
+    """Breaks when students trained with other settings are averaged with these."""
+    folder = tmp_path / "copy"
+    shutil.copytree(finished, folder)
+    distill(replace(TINY, learning_rate=0.01, students=1), folder)
+    metrics = train(folder)
+    assert len(metrics["students"]) == 1
+    assert metrics == evaluate(folder)
+
+
+def test_a_run_continues_with_less_memory(finished, tmp_path):
+    """Breaks when lowering images_per_pass after running out of memory is refused."""
+    folder = tmp_path / "copy"
+    shutil.copytree(finished, folder)
+    before = results(folder)
+    distill(replace(TINY, images_per_pass=3), folder)
+    kept = ("images", "labels", "teachers", "pool")
+    after = results(folder)
+    assert all(after[name] == digest for name, digest in before.items() if name.startswith(kept))
+
+
+def test_a_run_with_list_options_continues(tmp_path):
+    """Breaks when an option that YAML reads back as a list counts as changed."""
+    config = replace(TINY, options={"schedule.betas": [0.5, 0.8]}, label_epochs=1)
+    folder = distill(config, tmp_path / "run")
+    assert distill(config, tmp_path / "run") == folder
+
+
+def test_images_cannot_change_places(finished, tmp_path):
+    """Breaks when an edited manifest gives images the labels of another class."""
+    folder = tmp_path / "copy"
+    shutil.copytree(finished, folder)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["folders"] = manifest["folders"][::-1]
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(DataError, match="changed after it was written"):
+        reta.load(folder)
+
+
+@pytest.mark.parametrize(
+    ("count", "sizes"), [(1, [1]), (100, [100]), (101, [50, 51]), (250, [83, 83, 84])]
+)
+def test_class_blocks_are_balanced(count, sizes):
+    """Breaks when a block, which is a BN group, is left with a single class."""
+    blocks = class_blocks(count)
+    assert [len(block) for block in blocks] == sizes
+    assert [label for block in blocks for label in block] == list(range(count))
+
+
+def test_the_effort_scales_a_methods_own_budget():
+    """Breaks when SRe2L is given FADRM's number of steps."""
+    for method, steps in (("sre2l", 4000), ("reta", 2000)):
+        for effort, share in (("smoke", 0.02), ("small", 0.2), ("paper", 1.0)):
+            schedule = recipe_of(Config("digits", method=method, effort=effort)).schedule
+            assert schedule is not None
+            assert schedule.steps == steps * share
+    assert recipe_of(Config("digits", method="sre2l", steps=7)).schedule.steps == 7
+
+
+def test_mirroring_can_be_said(tmp_path):
+    """Breaks when --no-flip is not heard, and mirrored letters are taught."""
+    photos = write_photos(tmp_path / "photos")
+    for flip in (None, False):
+        config = Config(str(photos), image_size=16, flip=flip)
+        assert open_data(config).flip is (flip is None)
 
 
 def test_class_folders_sort_in_class_order():

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from reta import storage
 from reta.errors import DataError, StorageError, UsageError
-from reta.storage import RunFolder, atomic_write
+from reta.storage import RunFolder, atomic_write, fingerprint
 
 
 @pytest.mark.parametrize("call", ["mkstemp", "fdopen", "fsync", "replace", "open"])
@@ -115,6 +115,45 @@ def test_a_newer_format_and_a_foreign_file_are_refused(tmp_path):
         path.write_text(text)
         with pytest.raises(DataError, match=r"manifest\.json"):
             run.manifest()
+
+
+def test_a_damaged_record_is_work_to_do_again(tmp_path):
+    """Breaks when a torn unit record stops a run instead of costing it one unit."""
+    run = make_run(tmp_path)
+    for text in ("{", "[]", '{"inputs": 1}'):
+        (tmp_path / "units/a.json").write_text(text)
+        assert not run.unit("a", {"seed": 1}).done
+
+
+def test_a_manifest_cannot_lead_outside(tmp_path):
+    """Breaks when a sealed but hostile manifest makes reta read files of the system."""
+    for name in ("../secret", "/etc/passwd", "a/../../b", "..\\secret"):
+        run = make_run(tmp_path / fingerprint(name)[:8])
+        manifest = run.manifest() | {"files": {name: "0" * 64}}
+        manifest.pop("seal")
+        manifest["seal"] = fingerprint(manifest)
+        (run.path / "manifest.json").write_text(json.dumps(manifest))
+        with pytest.raises(DataError, match="outside the folder"):
+            run.manifest()
+
+
+def test_a_folder_of_other_things_is_left_alone(tmp_path):
+    """Breaks when --out on somebody's photos plants files there, or deletes a temporary one."""
+    (tmp_path / "cats").mkdir()
+    (tmp_path / "cats/.mine.tmp").write_text("precious")
+    with pytest.raises(UsageError, match="holds other files"), RunFolder(tmp_path).locked():
+        pass
+    assert [path.name for path in sorted(tmp_path.rglob("*"))] == ["cats", ".mine.tmp"]
+
+
+def test_a_run_inside_a_run_is_its_own(tmp_path):
+    """Breaks when a comparison cleans or verifies the files of the runs it holds."""
+    outer, inner = make_run(tmp_path), make_run(tmp_path / "inner")
+    (inner.path / "data/.half.tmp").write_bytes(b"?")
+    assert outer.verify() == []
+    assert inner.verify() != []
+    with outer.locked():
+        assert (inner.path / "data/.half.tmp").exists()
 
 
 HOLDER = """

@@ -12,12 +12,7 @@ a model trained on them alone comes close to one trained on everything::
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING, Any
-
-# Threads that wait by spinning make everything some ten times slower as soon as another program
-# wants the same cores; read by OpenMP when torch is first imported.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 __version__ = "0.1.0"
 
@@ -26,6 +21,7 @@ if TYPE_CHECKING:
     from reta.config import Config
     from reta.data.distilled import DistilledSet, load
     from reta.methods import METHODS
+    from reta.progress import show_progress
     from reta.synthesis.recipe import Recipe
 
 __all__ = [
@@ -38,6 +34,7 @@ __all__ = [
     "evaluate",
     "load",
     "report",
+    "show_progress",
     "train",
     "verify",
 ]
@@ -48,6 +45,7 @@ _HOMES = {
     "DistilledSet": "reta.data.distilled",
     "Recipe": "reta.synthesis.recipe",
     "load": "reta.data.distilled",
+    "show_progress": "reta.progress",
 }
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
 import shlex
 import sys
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,16 +18,21 @@ from rich.logging import RichHandler
 from rich.table import Table
 from tyro.conf import OmitArgPrefixes, Positional, UseAppendAction, arg
 
-from reta import runtime
+from reta import progress
 from reta.api import default_folder
 from reta.api import verify as find_problems
 from reta.config import Config, preset
 from reta.errors import DataError, RetaError, UsageError
 
-out = Console()
+out = Console(markup=False, highlight=False)
 
 Folder = Annotated[Path, arg(metavar="RUN")]
 Set = Annotated[tuple[str, ...], UseAppendAction, arg(name="set", metavar="PART.FIELD=VALUE")]
+
+
+def say(text: object) -> None:
+    """Print a line as it is: no markup in a path, no break in the middle of one."""
+    out.print(str(text), soft_wrap=True)
 
 
 def _options(pairs: Sequence[str]) -> dict[str, Any]:
@@ -37,8 +42,19 @@ def _options(pairs: Sequence[str]) -> dict[str, Any]:
         name, equals, value = pair.partition("=")
         if not equals:
             raise UsageError(f"--set {pair}: write it as PART.FIELD=VALUE")
-        options[name] = yaml.safe_load(value)
+        options[name] = _value(value)
     return options
+
+
+def _value(text: str) -> Any:
+    """Return a YAML value; unlike YAML 1.1, 1e-3 is a number too."""
+    value = yaml.safe_load(text)
+    if isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            pass
+    return value
 
 
 def distill(
@@ -68,8 +84,8 @@ def distill(
     config = replace(_located(config), options=_options(set_))
     folder = run_distill(config, out_folder or default_folder(config), device)
     report = write_report(folder)
-    out.print(f"distilled set  {folder}\nreport         {report}")
-    out.print(f"next           reta train {shlex.quote(str(folder))}", highlight=False)
+    say(f"distilled set  {folder}\nreport         {report}")
+    say(f"next           reta train {shlex.quote(str(folder))}")
 
 
 def _located(config: Config) -> Config:
@@ -97,7 +113,7 @@ def train(
 
     metrics = run_train(folder, student, students, device)
     _print_metrics(metrics)
-    out.print(f"report         {write_report(folder)}")
+    say(f"report         {write_report(folder)}")
 
 
 def evaluate(folder: Positional[Folder], device: str = "auto") -> None:
@@ -113,7 +129,7 @@ def evaluate(folder: Positional[Folder], device: str = "auto") -> None:
     from reta.students import evaluate as run_evaluate
 
     _print_metrics(run_evaluate(folder, device))
-    out.print(f"report         {write_report(folder)}")
+    say(f"report         {write_report(folder)}")
 
 
 def compare(
@@ -173,8 +189,8 @@ def _compare(config: Config, methods: Sequence[str], folder: Path, seeds: int, d
             _bytes(row["bytes_labels"]),
         )
     out.print(table)
-    out.print(f"mean ± std over {result['rows'][0]['n']} students per method")
-    out.print(f"report  {write_report(folder)}")
+    say(f"mean ± std over {result['rows'][0]['n']} students per method")
+    say(f"report  {write_report(folder)}")
 
 
 def report(folder: Positional[Folder]) -> None:
@@ -185,7 +201,7 @@ def report(folder: Positional[Folder]) -> None:
     """
     from reta.reporting import write_report
 
-    out.print(write_report(folder))
+    say(write_report(folder))
 
 
 def verify(folder: Positional[Folder]) -> None:
@@ -196,10 +212,10 @@ def verify(folder: Positional[Folder]) -> None:
     """
     problems = find_problems(folder)
     for problem in problems:
-        out.print(problem, highlight=False)
+        say(problem)
     if problems:
         sys.exit(DataError.exit_code)
-    out.print(f"{folder}: intact")
+    say(f"{folder}: intact")
 
 
 def methods(name: Positional[str | None] = None) -> None:
@@ -220,7 +236,7 @@ def methods(name: Positional[str | None] = None) -> None:
         return
     if name not in METHODS:
         raise unknown("method", name, METHODS)
-    out.print(yaml.safe_dump(describe(METHODS[name]), sort_keys=False), highlight=False, end="")
+    say(yaml.safe_dump(describe(METHODS[name]), sort_keys=False).rstrip())
 
 
 def _print_metrics(metrics: dict[str, Any]) -> None:
@@ -235,7 +251,7 @@ def _print_metrics(metrics: dict[str, Any]) -> None:
         f"labels {_bytes(metrics['bytes_labels'])}",
     }
     for name, value in rows.items():
-        out.print(f"{name:<14} {value}", highlight=False)
+        say(f"{name:<14} {value}")
 
 
 def _bytes(count: float) -> str:
@@ -258,16 +274,22 @@ COMMANDS: dict[str, Callable[..., Any]] = {
 }
 
 
+def _fail(message: str) -> None:
+    progress.console.print("error:", style="bold red", end=" ")
+    progress.console.print(message, soft_wrap=True)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; errors a user can act on are one message and an exit code."""
+    # Read by OpenMP when a command first imports torch: threads that wait by spinning make
+    # everything some ten times slower as soon as another program wants the same cores.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     logging.basicConfig(
         level=logging.INFO,
         format="%(message)s",
-        handlers=[RichHandler(console=runtime.console, show_path=False, show_time=False)],
+        handlers=[RichHandler(console=progress.console, show_path=False, show_time=False)],
     )
-    logging.captureWarnings(True)
-    warnings.simplefilter("default")
-    runtime.show_progress(True)
+    progress.show_progress(True)
     try:
         tyro.extras.subcommand_cli_from_dict(
             COMMANDS,
@@ -277,10 +299,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
             config=(tyro.conf.DisallowNone,),
         )
     except RetaError as error:
-        runtime.console.print(f"[bold red]error:[/] {error}", highlight=False, soft_wrap=True)
+        _fail(str(error))
         sys.exit(error.exit_code)
+    except (RuntimeError, MemoryError) as error:  # torch has an error of its own only on a GPU
+        if not isinstance(error, MemoryError) and "memory" not in str(error):
+            raise
+        _fail("out of memory: try a lower --images-per-pass or --image-size, then continue")
+        sys.exit(1)
     except KeyboardInterrupt:
-        runtime.console.print("interrupted; the same command continues where it stopped")
+        progress.console.print("interrupted; the same command continues where it stopped")
         sys.exit(130)
 
 

@@ -12,7 +12,7 @@ from reta.errors import UsageError
 from reta.methods import METHODS
 from reta.pipeline import data_facts, distill_prepared, keep_config
 from reta.preparation import Prepared, open_data, prepare, recipe_of
-from reta.runtime import log
+from reta.progress import log
 from reta.storage import RunFolder, json_bytes, read_json
 from reta.students import mean_std, train
 

@@ -21,16 +21,21 @@ Effort = Literal["smoke", "small", "paper"]
 T = TypeVar("T")
 
 
+# What --help says of a setting that is left open.
+_BY_EFFORT = tyro.conf.arg(help_behavior_hint="(default: by effort)")
+_BY_DATA = tyro.conf.arg(help_behavior_hint="(default: by the data)")
+
+
 @dataclass(frozen=True)
 class Config:
-    """The settings of a run; None means: chosen by ``effort``, see `resolve`.
+    """The settings of a run; None means: chosen by effort, see `resolve`.
 
     Attributes:
         data: a known name, a folder with one sub-folder per class, an .npz or a .parquet file.
         method: a name of `reta methods`.
         ipc: synthetic images per class.
         seed: of every random choice.
-        effort: the one dial for time: ``smoke`` (seconds), ``small`` (minutes on a CPU), ``paper``.
+        effort: the one dial for time: smoke (seconds), small (minutes on a CPU), paper.
         image_size: side in pixels; by default the data's own, at most 64 below effort paper.
         classes: use only the first so many classes.
         per_class: use only the first so many real images of each class.
@@ -40,31 +45,31 @@ class Config:
         steps: optimisation steps on the pixels; by default the method's own at effort paper, a
             fifth of them at small, a fiftieth at smoke.
         label_epochs: epochs of labelled views; students train as long.
-        label_format: how logits are stored, ``int8`` or ``float16``.
+        label_format: how logits are stored, int8 or float16.
         student: architecture of the students.
         students: how many students are trained, with different seeds.
         learning_rate: of the students, not of the pixels.
         stretch: η of the students' cosine; at 2 it ends at half the rate.
         images_per_pass: synthetic images in one forward pass; changes speed and memory only.
-        options: settings of the method, such as ``connection.trade_off: 0.2``.
+        options: settings of the method, such as connection.trade_off: 0.2.
     """
 
-    data: Annotated[str, tyro.conf.Positional]
+    data: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DATA")]
     method: str = "reta"
     ipc: int = 10
     seed: int = 0
     effort: Effort = "small"
-    image_size: int | None = None
-    classes: int | None = None
-    per_class: int | None = None
-    flip: bool | None = None
-    teachers: tuple[str, ...] | None = None
-    teacher_epochs: int | None = None
-    steps: int | None = None
-    label_epochs: int | None = None
+    image_size: Annotated[int | None, _BY_DATA] = None
+    classes: Annotated[int | None, _BY_DATA] = None
+    per_class: Annotated[int | None, _BY_DATA] = None
+    flip: Annotated[bool | None, _BY_DATA] = None
+    teachers: Annotated[tuple[str, ...] | None, _BY_EFFORT] = None
+    teacher_epochs: Annotated[int | None, _BY_EFFORT] = None
+    steps: Annotated[int | None, _BY_EFFORT] = None
+    label_epochs: Annotated[int | None, _BY_EFFORT] = None
     label_format: Literal["int8", "float16"] = "int8"
-    student: str | None = None
-    students: int | None = None
+    student: Annotated[str | None, _BY_EFFORT] = None
+    students: Annotated[int | None, _BY_EFFORT] = None
     learning_rate: float = 1e-3
     stretch: float = 2.0
     images_per_pass: int = 100

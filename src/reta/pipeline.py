@@ -23,7 +23,8 @@ from reta.data.sources import Source
 from reta.errors import UsageError
 from reta.evaluation.geometry import measure
 from reta.preparation import Prepared, open_data, prepare, recipe_of
-from reta.runtime import Stopwatch, hardware, peak_memory, track
+from reta.progress import track
+from reta.runtime import Stopwatch, hardware, peak_memory
 from reta.storage import RunFolder, Unit, json_bytes
 from reta.synthesis.history import history_sheet
 from reta.synthesis.loop import Recovered, Settings, recover

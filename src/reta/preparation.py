@@ -11,7 +11,8 @@ from reta.data.sources import Source, open_source
 from reta.errors import DataError, unknown
 from reta.methods import METHODS
 from reta.models import Classifier, build, check, freeze
-from reta.runtime import Device, Stopwatch, choose_device, log
+from reta.progress import log
+from reta.runtime import Device, Stopwatch, choose_device
 from reta.storage import RunFolder
 from reta.synthesis.pool import Pool, build_pool
 from reta.synthesis.recipe import Recipe

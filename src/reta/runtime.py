@@ -1,38 +1,22 @@
-"""What every stage needs and no stage owns: randomness, device, progress, clocks."""
+"""What every stage needs and no stage owns: randomness, device, clocks."""
 
 from __future__ import annotations
 
-import logging
 import os
 import platform
 import resource
 import sys
 import time
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 
 from reta.errors import UsageError
-
-log = logging.getLogger("reta")
-console = Console(stderr=True)
-
-T = TypeVar("T")
 
 
 def random_generator(seed: int, *key: int | str) -> np.random.Generator:
@@ -97,6 +81,14 @@ def choose_device(requested: str = "auto") -> Device:
         raise UsageError(f"--device {requested}: not a torch device (cpu, cuda, cuda:0)") from error
 
 
+def images_per_pass(image_size: int) -> int:
+    """Return how many images share a forward pass without gradients: 512 up to 32 px, 10 at 224.
+
+    Activations grow with the pixels; this keeps them to about a gigabyte.
+    """
+    return max(1, min(512, 512 * 32**2 // image_size**2))
+
+
 def hardware() -> dict[str, Any]:
     """Return what a number must be read with: machine, versions, threads."""
     return {
@@ -139,37 +131,3 @@ class Stopwatch:
         if torch.cuda.is_available():
             torch.cuda.synchronize()
         return time.perf_counter() - self._start
-
-
-@lru_cache(maxsize=1024)
-def warn_once(message: str) -> None:
-    """Log a warning the first time it is said in this process."""
-    log.warning(message)
-
-
-_show_progress = False
-
-
-def show_progress(enabled: bool) -> None:
-    """Turn progress bars on or off; the command line turns them on."""
-    global _show_progress
-    _show_progress = enabled
-
-
-def track(items: Iterable[T], description: str, total: int) -> Iterator[T]:
-    """Yield items while a bar on standard error shows the share done and the time left."""
-    if not (_show_progress and console.is_terminal):
-        if _show_progress:
-            log.info("%s", description)
-        yield from items
-        return
-    columns = (
-        TextColumn("{task.description:<28}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console, transient=True) as progress:
-        yield from progress.track(items, total=total, description=description)

@@ -140,7 +140,7 @@ class Unit:
 
     def finish(self, facts: Mapping[str, Any] | None = None) -> None:
         """Write the unit's record; from here on the unit counts as done."""
-        self.facts = dict(facts or {})
+        self.facts = json.loads(json_bytes(dict(facts or {})))  # as a later run will read them
         record = {"inputs": self.inputs, "facts": self.facts, "files": self.files}
         atomic_write(self.folder.record_path(self.name), json_bytes(record))
         self.done = True

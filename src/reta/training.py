@@ -13,7 +13,8 @@ from reta.data.augment import padded_views, random_views, render
 from reta.data.distilled import DistilledSet, MicroBatch
 from reta.data.sources import ImageSet
 from reta.models import Classifier
-from reta.runtime import random_generator, seeded, track
+from reta.progress import track
+from reta.runtime import images_per_pass, random_generator, seeded
 
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 Batches = Callable[[int], Iterable[list[MicroBatch]]]
@@ -119,12 +120,12 @@ def fit(
 
 
 @torch.no_grad()
-def predict(model: Classifier, images: torch.Tensor, batch_size: int = 500) -> torch.Tensor:
+def predict(model: Classifier, images: torch.Tensor) -> torch.Tensor:
     """Return the predicted classes ``(n,)`` of images ``(n, 3, s, s)`` uint8."""
     model.eval()
     device = model.mean.device
-    parts = [model(part.to(device).float() / 255).argmax(1) for part in images.split(batch_size)]
-    return torch.cat(parts).cpu()
+    batches = images.split(images_per_pass(images.shape[-1]))
+    return torch.cat([model(batch.to(device).float() / 255).argmax(1) for batch in batches]).cpu()
 
 
 def accuracy(model: Classifier, images: ImageSet) -> tuple[float, list[float]]:

@@ -21,7 +21,7 @@ from PIL import Image, ImageFile
 
 from reta.data.intake import read_image, square
 from reta.errors import DataError
-from reta.runtime import warn_once
+from reta.progress import warn_once
 
 WIDTH, HEIGHT = 16, 12
 RED, WHITE = (200, 30, 40), (255, 255, 255)

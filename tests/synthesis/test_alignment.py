@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from reta.errors import UsageError
 from reta.methods import METHODS
 from reta.models import Classifier
-from reta.runtime import warn_once
+from reta.progress import warn_once
 from reta.synthesis.alignment import TopologyAlignment
 from reta.synthesis.loop import Recovery, Settings
 from reta.synthesis.pool import Pool

@@ -50,9 +50,8 @@ def test_logits_are_those_of_separate_passes(
     assert (got - eval_mode).abs().max() > 0.01
 
 
-def test_many_micro_batches_share_passes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A pass cut in the middle of a micro-batch when there are more views than fit."""
-    monkeypatch.setattr("reta.synthesis.relabel._VIEWS_PER_PASS", 20)
+def test_many_micro_batches_share_passes() -> None:
+    """Micro-batches of one pass normalised together, or the short last one with the others."""
     teacher = make_teacher(3).double()
     views = some_images(51).double() / 255
     sizes = sizes_of(51)
@@ -108,7 +107,7 @@ def test_labels_do_not_depend_on_the_views_in_memory(
     """Views rendered some at a time: a CutMix partner or a left-over image beyond the cut."""
     images = some_images(count)
     whole = relabel(committee, images, range(2), seed=1)
-    monkeypatch.setattr("reta.synthesis.relabel._VIEWS_PER_PASS", 32)
+    monkeypatch.setattr("reta.synthesis.relabel.images_per_pass", lambda size: 32)
     pieces = relabel(committee, images, range(2), seed=1)
     assert pieces.logits.shape == (2, count, 4)
     torch.testing.assert_close(pieces.logits, whole.logits, rtol=1e-4, atol=1e-4)

@@ -12,7 +12,8 @@ import torchvision.transforms.v2.functional as tv
 
 from reta.data.augment import random_views
 from reta.models import Classifier
-from reta.runtime import random_generator, warn_once
+from reta.progress import warn_once
+from reta.runtime import random_generator
 from reta.synthesis.pool import Pool
 from reta.synthesis.start import Mosaic, Noise, RealImages, Start, random_order
 from small_world import CLASSES, PER_CLASS, SIZE

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from reta.errors import DataError
-from reta.runtime import warn_once
+from reta.progress import warn_once
 
 Pixels = npt.NDArray[np.uint8]
 

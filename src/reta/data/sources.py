@@ -25,7 +25,7 @@ from reta.data.readers import (
     read_parquet,
 )
 from reta.errors import DataError, UsageError, unknown
-from reta.runtime import log, track
+from reta.progress import log, track
 
 Triple = tuple[float, float, float]
 

@@ -38,7 +38,7 @@ class TopologyAlignment:
         weight: λ_topo.
         interval: T, steps between two applications; it is also applied at the end of each block.
         neighbours: k of the mutual k-NN graph.
-        points: most points n_c taken of each side.
+        points: most points n_c of each side; of more images, the first are aligned.
         loop_weight: γ, weight of degree 1.
         graph: one graph on the ``union`` of both sides, or a ``separate`` one for each.
         essential: classes that never die are ``clip``ped at ε_max or ``drop``ped.

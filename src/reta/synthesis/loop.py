@@ -11,7 +11,8 @@ import torch
 from reta.data.augment import Views, random_views, render
 from reta.errors import DivergedError
 from reta.models import Classifier
-from reta.runtime import Stopwatch, random_generator, track, warn_once
+from reta.progress import track, warn_once
+from reta.runtime import Stopwatch, random_generator
 from reta.synthesis.alignment import Target
 from reta.synthesis.connection import fit_gap, resample, residual_connection
 from reta.synthesis.matching import BatchNormProbe

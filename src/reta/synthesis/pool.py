@@ -9,7 +9,8 @@ import torch
 
 from reta.data.sources import ImageSet
 from reta.models import Classifier
-from reta.runtime import track
+from reta.progress import track
+from reta.runtime import images_per_pass
 from reta.synthesis.connection import resample
 from reta.synthesis.retrieval import edge_complexity
 
@@ -63,10 +64,11 @@ class Pool:
 
 
 @torch.no_grad()
-def build_pool(images: ImageSet, teacher: Classifier, batch_size: int = 500) -> Pool:
+def build_pool(images: ImageSet, teacher: Classifier) -> Pool:
     """Return the pool of a training set under a frozen teacher."""
     device = teacher.mean.device
     features, confidence = [], []
+    batch_size = images_per_pass(images.images.shape[-1])
     batches = range(0, len(images), batch_size)
     for begin in track(batches, "pool: real features", len(batches)):
         part = slice(begin, begin + batch_size)

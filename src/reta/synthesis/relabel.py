@@ -12,8 +12,7 @@ from torch import nn
 
 from reta.data.labels import BATCH, LabelShard, draw_epoch, micro_batches
 from reta.models import Classifier
-
-_VIEWS_PER_PASS = 256
+from reta.runtime import images_per_pass
 
 
 @contextmanager
@@ -58,11 +57,11 @@ def committee_logits(
     begin = 0
     for size, run in groupby(sizes):  # micro-batches of one size share forward passes
         end = begin + size * len(list(run))
-        for part in views[begin:end].split(size * max(1, _VIEWS_PER_PASS // size)):
-            with ExitStack() as stack:
-                for teacher in committee:
-                    stack.enter_context(batch_statistics(teacher, size))
-                logits.append(torch.stack([teacher(part) for teacher in committee]).mean(dim=0))
+        with ExitStack() as stack:
+            for teacher in committee:
+                stack.enter_context(batch_statistics(teacher, size))
+            answers = [teacher(views[begin:end]) for teacher in committee]
+        logits.append(torch.stack(answers).mean(dim=0))
         begin = end
     return torch.cat(logits)
 
@@ -90,7 +89,8 @@ def relabel(
     images = images.to(device)
     count, size = len(images), images.shape[-1]
     batches = micro_batches(count)
-    at_once = _VIEWS_PER_PASS // BATCH  # so that memory does not grow with the number of images
+    # A few batches at once, so that memory does not grow with the number of images.
+    at_once = max(1, images_per_pass(size) // BATCH)
     shown, logits = [], []
     for epoch in epochs:
         views = draw_epoch(seed, epoch, count, size, crop, flip)

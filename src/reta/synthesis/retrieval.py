@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from scipy.optimize import linear_sum_assignment
 
 from reta.errors import UsageError
-from reta.runtime import warn_once
+from reta.progress import warn_once
 from reta.synthesis.connection import check_share
 
 if TYPE_CHECKING:

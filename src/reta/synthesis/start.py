@@ -11,7 +11,8 @@ import torch.nn.functional as F
 
 from reta.data.augment import random_views, render
 from reta.models import Classifier
-from reta.runtime import random_generator, warn_once
+from reta.progress import warn_once
+from reta.runtime import images_per_pass, random_generator
 from reta.synthesis.pool import Pool
 
 
@@ -155,7 +156,9 @@ class Mosaic(Start):
         device = teacher.mean.device
         # RDED judges a crop at its final scale, on black where its neighbours will be.
         padded = F.pad(crops, [(size - side) // 2, -(-(size - side) // 2)] * 2)
-        logits = torch.cat([teacher(part.to(device)).cpu() for part in padded.split(500)])
+        logits = torch.cat(
+            [teacher(part.to(device)).cpu() for part in padded.split(images_per_pass(size))]
+        )
         target = torch.full((len(logits),), label)
         loss = F.cross_entropy(logits, target, reduction="none").view(-1, self.crops)
         best = loss.min(dim=1)
