@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from reta.models import Classifier
+from reta.progress import track
 from reta.runtime import random_generator
 from reta.synthesis.pool import Pool
 from reta.topology import betti_curve, contraction_gap, persistence_diagrams
@@ -88,7 +89,7 @@ def measure(
     every = class_features(teacher, pool, images, labels, draws)
     kappa = [
         sum(contraction_gap(real, side.synthetic, neighbours) for real in side.real) / draws
-        for side in every
+        for side in track(every, "geometry: κ by class", len(every))
     ]
     return {
         "kappa": kappa,
