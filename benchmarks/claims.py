@@ -5,8 +5,8 @@
 
 writes results/digits-ipc2.json (every value, with command, hardware, seeds and commit) and fills
 in the tables of the documents. Methods share teachers and student seeds, so differences are
-paired by distillation seed; their intervals are Student's t over seeds, because a bootstrap of so few
-values is too narrow. All seeds share one committee, so the intervals do not cover its choice.
+paired by distillation seed; their intervals are Student's t over seeds, because a bootstrap of so
+few values is too narrow. All seeds share one committee, so intervals do not cover its choice.
 """
 
 from __future__ import annotations

@@ -163,13 +163,14 @@ def train_teacher(
     *,
     flip: bool,
     seed: int,
+    batch_size: int | None = None,
 ) -> Progress:
     """Train a teacher on real images with hard labels (squeeze).
 
     Small images are moved and mirrored, larger ones cropped and mirrored, as is usual. A batch is
     128 images, or a tenth of a set too small for that, since a teacher needs steps to learn.
     """
-    batch_size = min(128, max(16, len(images) // 10))
+    batch_size = batch_size or min(128, max(16, len(images) // 10))
     device, size = model.mean.device, images.images.shape[-1]
     pixels, labels = images.images.to(device), images.labels.to(device)
 
