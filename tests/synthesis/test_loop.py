@@ -20,6 +20,7 @@ from reta.synthesis.alignment import TopologyAlignment
 from reta.synthesis.loop import Recovered, Recovery, Settings, jitter, recover
 from reta.synthesis.pool import Pool, build_pool
 from reta.synthesis.recipe import Recipe
+from reta.synthesis.retrieval import class_complexity
 from reta.synthesis.schedule import Schedule
 from reta.synthesis.start import Noise
 from small_world import CLASSES, PER_CLASS, SIZE, make_images, make_teacher
@@ -278,7 +279,9 @@ def test_connections_are_measured(double_committee: list[Classifier], double_poo
     reuse = [len(set(made.anchors[:, column].tolist())) for column in range(2)]
     assert row["distinct_anchors"] == sum(reuse) / 2
     complexity = [
-        double_pool.complexity(label, SIZE, 1.0)[double_pool.members(label).tolist().index(anchor)]
+        class_complexity(double_pool, label, SIZE, 1.0)[
+            double_pool.members(label).tolist().index(anchor)
+        ]
         for column, label in enumerate((0, 2))
         for anchor in made.anchors[:, column].tolist()
     ]

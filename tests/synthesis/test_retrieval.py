@@ -18,6 +18,7 @@ from reta.synthesis.connection import resample
 from reta.synthesis.pool import Pool
 from reta.synthesis.retrieval import (
     RetrievedAnchor,
+    class_complexity,
     edge_complexity,
     fit_complexity_score,
     scale_complexity,
@@ -195,18 +196,22 @@ def test_impossible_settings_are_refused(options: dict[str, object]) -> None:
 
 def test_complexity_is_computed_once_for_each_resolution(pool: Pool) -> None:
     """A cache keyed without the size or the smoothing would reuse the wrong numbers."""
-    assert pool.complexity(1, 16, 1.0) is pool.complexity(1, 16, 1.0)
-    values = [pool.complexity(1, 16, 1.0), pool.complexity(1, 11, 1.0), pool.complexity(1, 16, 2.0)]
+    assert class_complexity(pool, 1, 16, 1.0) is class_complexity(pool, 1, 16, 1.0)
+    values = [
+        class_complexity(pool, 1, 16, 1.0),
+        class_complexity(pool, 1, 11, 1.0),
+        class_complexity(pool, 1, 16, 2.0),
+    ]
     assert not torch.allclose(values[0], values[1])
     assert not torch.allclose(values[0], values[2])
-    assert not torch.allclose(values[0], pool.complexity(2, 16, 1.0))
+    assert not torch.allclose(values[0], class_complexity(pool, 2, 16, 1.0))
 
 
 def test_a_changed_pool_does_not_remember_the_old_one(pool: Pool) -> None:
     """Caches shared by `replace` would give the complexities of images that are gone."""
-    before = pool.complexity(0, 16, 1.0)
+    before = class_complexity(pool, 0, 16, 1.0)
     flat = replace(pool, images=torch.zeros_like(pool.images))
-    assert flat.complexity(0, 16, 1.0).max() == 0
+    assert class_complexity(flat, 0, 16, 1.0).max() == 0
     assert before.min() > 0
     moved = replace(pool, labels=1 - pool.labels.clamp(max=1))
     assert len(moved.members(0)) == 27

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 
 from reta.errors import UsageError
-
-if TYPE_CHECKING:
-    from reta.synthesis.pool import Pool
+from reta.synthesis.pool import Pool
 
 
 def resample(patches: torch.Tensor, size: int, grid: int = 1) -> torch.Tensor:

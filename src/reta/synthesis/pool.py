@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -11,8 +12,6 @@ from reta.data.sources import ImageSet
 from reta.models import Classifier
 from reta.progress import track
 from reta.runtime import images_per_pass
-from reta.synthesis.connection import resample
-from reta.synthesis.retrieval import edge_complexity
 
 
 @dataclass(frozen=True)
@@ -30,10 +29,7 @@ class Pool:
     labels: torch.Tensor
     features: torch.Tensor
     confidence: torch.Tensor
-    _members: dict[int, torch.Tensor] = field(default_factory=dict, init=False, repr=False)
-    _complexity: dict[tuple[int, int, float], torch.Tensor] = field(
-        default_factory=dict, init=False, repr=False
-    )
+    _kept: dict[Hashable, torch.Tensor] = field(default_factory=dict, init=False, repr=False)
 
     @cached_property
     def grey(self) -> bool:
@@ -41,26 +37,19 @@ class Pool:
         first = self.images[:, :1]
         return bool((self.images == first).all())
 
+    def once(self, key: Hashable, compute: Callable[[], torch.Tensor]) -> torch.Tensor:
+        """Return what ``compute`` gives for these real images, computed the first time only."""
+        if key not in self._kept:
+            self._kept[key] = compute()
+        return self._kept[key]
+
     def members(self, label: int) -> torch.Tensor:
         """Return the indices ``(m,)`` of the images of a class."""
-        if label not in self._members:
-            self._members[label] = (self.labels == label).nonzero().flatten()
-        return self._members[label]
+        return self.once(label, lambda: (self.labels == label).nonzero().flatten())
 
     def pixels(self, indices: torch.Tensor) -> torch.Tensor:
         """Return images ``(..., 3, s, s)`` in [0, 1] for indices of any shape."""
         return self.images[indices.cpu()].float() / 255
-
-    def complexity(self, label: int, size: int, sigma: float) -> torch.Tensor:
-        """Return c(o) ``(m,)`` of a class's images at a resolution; computed once."""
-        key = (label, size, sigma)
-        if key not in self._complexity:
-            parts = [  # some at a time: the blur needs ten times the memory of its images
-                edge_complexity(resample(self.pixels(part), size), sigma)
-                for part in self.members(label).split(100)
-            ]
-            self._complexity[key] = torch.cat(parts)
-        return self._complexity[key]
 
 
 @torch.no_grad()

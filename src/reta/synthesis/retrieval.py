@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -12,10 +12,8 @@ from scipy.optimize import linear_sum_assignment
 
 from reta.errors import UsageError
 from reta.progress import warn_once
-from reta.synthesis.connection import check_share
-
-if TYPE_CHECKING:
-    from reta.synthesis.pool import Pool
+from reta.synthesis.connection import check_share, resample
+from reta.synthesis.pool import Pool
 
 ComplexityScale = Literal["minmax", "rank", "zscore", "raw"]
 Anchors = Literal["argmin", "distinct"]
@@ -76,6 +74,19 @@ def _gaussian_blur(images: torch.Tensor, sigma: float) -> torch.Tensor:
     return images
 
 
+def class_complexity(pool: Pool, label: int, size: int, sigma: float) -> torch.Tensor:
+    """Return c(o) ``(m,)`` of a class's real images at a resolution; computed once for a pool."""
+
+    def compute() -> torch.Tensor:
+        # Some at a time: the blur needs ten times the memory of its images.
+        parts = pool.members(label).split(100)
+        return torch.cat(
+            [edge_complexity(resample(pool.pixels(part), size), sigma) for part in parts]
+        )
+
+    return pool.once(("complexity", label, size, sigma), compute)
+
+
 def scale_complexity(complexity: torch.Tensor, scale: ComplexityScale) -> torch.Tensor:
     """Bring the complexities ``(n,)`` of one class pool to the scale of the fit term.
 
@@ -123,7 +134,7 @@ class RetrievedAnchor:
     ) -> torch.Tensor:
         """Return pool indices ``(ipc,)``: o* = argmin J over the class, see `Connection`."""
         members = pool.members(label)
-        complexity = pool.complexity(label, size, self.sigma)
+        complexity = class_complexity(pool, label, size, self.sigma)
         cost = fit_complexity_score(
             queries.double().cpu(),
             pool.features[members].double(),
