@@ -98,7 +98,7 @@ def table(result: dict[str, Any]) -> str:
     baseline = [mean(run["accuracy"]) for run in result["runs"].get(BASELINE, [])]
     for method, runs in result["runs"].items():
         seeds = [mean(run["accuracy"]) for run in runs]
-        spread = f" ± {100 * stdev(seeds):.1f}" if len(seeds) > 1 else ""
+        spread = stdev(seeds) if len(seeds) > 1 else stdev(runs[0]["accuracy"])
         difference = "–"
         if method != BASELINE and len(baseline) == len(seeds) > 1:
             pairs = [a - b for a, b in zip(seeds, baseline, strict=True)]
@@ -110,7 +110,7 @@ def table(result: dict[str, Any]) -> str:
             *(_average(runs, name) for name in ("contraction_ratio", "distinct_anchors")),
             _average(runs, "topology_gradient_ratio"),
         ]
-        accuracy = f"{100 * mean(seeds):.1f}{spread}"
+        accuracy = f"{100 * mean(seeds):.1f} ± {100 * spread:.1f}"
         lines.append(f"| {method} | {accuracy} | {difference} | {' | '.join(cells)} |")
     return "\n".join(lines)
 

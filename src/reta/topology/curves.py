@@ -22,7 +22,7 @@ def betti_curve(diagram: Tensor, lengths: Tensor) -> Tensor:
         `(l,)` int64.
     """
     births, deaths = diagram.detach().double().sort(dim=0).values.T.contiguous()
-    lengths = lengths.to(births)
+    lengths = torch.as_tensor(lengths).to(births)
     born = torch.searchsorted(births, lengths, right=True)
     return born - torch.searchsorted(deaths, lengths, right=True)
 
