@@ -81,8 +81,8 @@ def collect(folder: Path) -> dict[str, Any]:
         "ipc": manifest["ipc"],
         "teachers": teachers,
         "runs": {
-            method: [run_values(folder / name) for name in names]
-            for method, names in comparison["runs"].items()
+            method: [run_values(folder / name) for name in comparison["runs"][method]]
+            for method in comparison["methods"]
         },
     }
 
