@@ -212,14 +212,14 @@ class Recovery:
             gaps.append(gap.detach())
         return gradient, {"loss": torch.cat(losses).mean(), "bn_gap": torch.cat(gaps).mean()}
 
-    @torch.no_grad()
-    def _features(self) -> torch.Tensor:
-        """Return φ of all images as they are, ``(classes, ipc, d)``."""
-        parts = [
-            self.teachers[0].features(self._shown(self.pixels[pack]).flatten(0, 1))
-            for pack in self.packs
-        ]
-        features = torch.cat(parts)
+    def _reach(self, pack: slice) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the pixels of a pack as a leaf, and φ of its images as they are."""
+        leaf = self.pixels.detach()[pack].requires_grad_()
+        return leaf, self.teachers[0].features(self._shown(leaf).flatten(0, 1))
+
+    def _by_class(self, parts: list[torch.Tensor]) -> torch.Tensor:
+        """Return the features of all packs as ``(classes, ipc, d)``, without a graph."""
+        features = torch.cat(parts).detach()
         if not torch.isfinite(features).all():
             raise DivergedError(
                 f"the features of {self.teachers[0].name} became NaN or infinite; "
@@ -227,6 +227,11 @@ class Recovery:
             )
         ipc, classes = self.pixels.shape[:2]
         return features.view(ipc, classes, -1).transpose(0, 1)
+
+    @torch.no_grad()
+    def _features(self) -> torch.Tensor:
+        """Return φ of all images as they are, ``(classes, ipc, d)``."""
+        return self._by_class([self._reach(pack)[1] for pack in self.packs])
 
     def _align(self) -> tuple[torch.Tensor, dict[str, Any]]:
         """Return the pixel gradient of the topology term and its value.
@@ -236,7 +241,9 @@ class Recovery:
         """
         topology = self.topology
         assert topology is not None
-        features = self._features()
+        # The graph of an only pack can wait; of several, each is made again when its turn comes.
+        kept = [self._reach(pack) for pack in self.packs] if len(self.packs) == 1 else []
+        features = self._by_class([reached for _, reached in kept]) if kept else self._features()
         smallest = min(len(self.pool.members(label)) for label in self.labels)
         count = min(self.settings.ipc, topology.points, smallest)
         if self._target is None or topology.real_points == "anchors":
@@ -244,16 +251,16 @@ class Recovery:
                 self.pool, self.labels, count, self.settings.seed, self.anchors
             )
             self._target = topology.target(real.to(features))
-        losses, at_features = topology.gradient(features[:, :count], self._target)
+        losses, gradient = topology.gradient(features[:, :count], self._target)
+        at_features = torch.zeros_like(features)
+        at_features[:, :count] = gradient
         pull = torch.zeros_like(self.pixels)
-        for pack in self.packs:
-            part = at_features.transpose(0, 1)[pack]  # (g, classes, d); shorter beyond n_c
-            if not len(part):
-                break
-            leaf = self.pixels.detach()[pack][: len(part)].requires_grad_()
-            reached = self.teachers[0].features(self._shown(leaf).flatten(0, 1))
-            (grad,) = torch.autograd.grad(reached, leaf, part.flatten(0, 1))
-            pull[pack][: len(part)] = grad
+        for index, pack in enumerate(self.packs):
+            if pack.start >= count:
+                break  # beyond n_c no image is aligned
+            leaf, reached = kept[index] if kept else self._reach(pack)
+            push = at_features.transpose(0, 1)[pack].flatten(0, 1)
+            (pull[pack],) = torch.autograd.grad(reached, leaf, push)
         return pull, {"topology": losses.sum()}
 
     def _connect(self, size: int, step: int) -> None:
