@@ -24,7 +24,7 @@ from reta.synthesis.pool import Pool
 from reta.synthesis.retrieval import fit_complexity_score
 from reta.topology import topology_losses
 
-CLASSES, SIZE, IPC = 10, 32, 10
+CLASSES, SIZE, IPC, BATCH = 10, 32, 3, 8
 
 
 def seconds(work: Callable[[], object]) -> float:
@@ -64,7 +64,7 @@ def main() -> None:
     facts = hardware()
     print(f"{facts['cpu']}, {facts['threads']} threads, torch {facts['torch']}\n")
     teachers = [freeze(build(name, CLASSES, SIZE)) for name in ("convnet3", "resnet18")]
-    images, labels = torch.rand(1, 32, 3, SIZE, SIZE), torch.arange(32) % CLASSES
+    images, labels = torch.rand(1, BATCH, 3, SIZE, SIZE), torch.arange(BATCH) % CLASSES
     for teacher in teachers:
         probe = BatchNormProbe(teacher)
 
@@ -78,8 +78,11 @@ def main() -> None:
             logits = teacher(leaf.flatten(0, 1))[None]
             torch.autograd.grad(decoupled_objective(logits, labels, torch.zeros(1), 0).sum(), leaf)
 
-        compare(f"step with BN matching / without, {teacher.name}, batch 32", matched, plain, 7)
+        compare(
+            f"step with BN matching / without, {teacher.name}, batch {BATCH}", matched, plain, 5
+        )
 
+    teachers = [freeze(build(name, CLASSES, SIZE)) for name in ("convnet3", "convnet4")]
     pool = noise_pool(teachers[0])
     settings = Settings(IPC)
     runs = {}
@@ -87,7 +90,9 @@ def main() -> None:
         schedule = replace(METHODS[method].schedule, steps=40)  # type: ignore[type-var]
         recipe = replace(METHODS[method], schedule=schedule)
         runs[method] = lambda r=recipe: recover(r, teachers, pool, range(CLASSES), settings)
-    compare("recover, RETA (T = 20) / FADRM+, ipc 10", runs["reta"], runs["fadrm+"], 3)
+    compare(
+        f"recover, RETA (T = 20) / FADRM+, ipc {IPC}, two ConvNets", runs["reta"], runs["fadrm+"], 3
+    )
 
     batch = torch.rand(100, 3, SIZE, SIZE)
     views = random_views(random_generator(0), 100, SIZE)

@@ -231,6 +231,54 @@ def test_students_are_not_measured_on_other_images(tmp_path):
         train(folder)
 
 
+def test_images_may_move_but_not_change(tmp_path):
+    """Breaks when a moved folder is a dead end, or changed images are mixed into a finished run."""
+    settings = {"classes": None, "per_class": None, "image_size": 16}
+    config = replace(TINY, data=str(write_photos(tmp_path / "photos")), **settings)
+    folder = distill(config, tmp_path / "run")
+    before = results(folder)
+    moved = tmp_path / "elsewhere"
+    shutil.move(tmp_path / "photos", moved)
+    with pytest.raises(DataError, match="not there any more; name --data"):
+        train(folder)
+    assert train(folder, data=str(moved))["students"]
+    assert distill(replace(config, data=str(moved)), folder) == folder
+    before.pop("config.yaml")  # it names the new place now
+    assert before.items() <= results(folder).items()
+    shutil.copy(moved / "ant" / "0.png", moved / "ant" / "new.png")
+    with pytest.raises(UsageError, match="begun with other images"):
+        distill(replace(config, data=str(moved)), folder)
+    assert RunFolder(folder).verify() == []
+
+
+def test_a_start_that_failed_pins_nothing(tmp_path):
+    """Breaks when a run that never began refuses other settings."""
+    with pytest.raises(UsageError, match="cuda"):
+        distill(TINY, tmp_path / "run", device="cuda")
+    assert distill(replace(TINY, ipc=1), tmp_path / "run") == tmp_path / "run"
+
+
+def test_one_poor_class_does_not_switch_topology_off(tmp_path):
+    """Breaks when a class with a single image takes the topology term from all the others."""
+    photos = write_photos(tmp_path / "photos", per_class=12)
+    (photos / "rare").mkdir()
+    shutil.copy(photos / "ant" / "0.png", photos / "rare" / "0.png")
+    config = replace(TINY, data=str(photos), classes=None, per_class=None, image_size=16, ipc=3)
+    folder = distill(config, tmp_path / "run")
+    steps = json.loads((folder / "units/recover-000.json").read_text())["facts"]["steps"]
+    assert max(step.get("topology", 0) for step in steps) > 0
+    warnings = " ".join(RunFolder(folder).manifest()["warnings"])
+    assert "rare" in warnings
+    assert "images only" in warnings
+
+
+def test_every_teacher_is_logged(finished):
+    """Breaks when rows are thinned in step with the turns, so that one teacher is never seen."""
+    steps = json.loads((finished / "units/recover-000.json").read_text())["facts"]["steps"]
+    turns = [step["teacher"] for step in steps]
+    assert turns.count(0) == turns.count(1)
+
+
 @pytest.mark.parametrize(
     ("change", "per_class", "same"),
     [({"ipc": 1}, 8, False), ({"ipc": 12}, 8, False), ({"ipc": 3}, 8, True)],

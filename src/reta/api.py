@@ -68,11 +68,11 @@ def train(folder: str | Path, **options: Any) -> dict[str, Any]:
     return run(folder, **options)
 
 
-def evaluate(folder: str | Path, device: str = "auto") -> dict[str, Any]:
+def evaluate(folder: str | Path, device: str = "auto", data: str | None = None) -> dict[str, Any]:
     """Return the figures of a distilled set, training its students first if there are none."""
     from reta.students import evaluate as run
 
-    return run(folder, device)
+    return run(folder, device, data)
 
 
 def report(folder: str | Path) -> Path:

@@ -98,6 +98,7 @@ def train(
     folder: Positional[Folder],
     student: str | None = None,
     students: int | None = None,
+    data: str | None = None,
     device: str = "auto",
 ) -> None:
     """Train students from scratch on a distilled set; weights go to RUN/students.
@@ -106,29 +107,31 @@ def train(
         folder: run folder of `reta distill`.
         student: architecture, such as resnet18; the run's own setting by default.
         students: how many, with different seeds.
+        data: where the real images lie now, if they moved.
         device: auto, cpu, cuda, cuda:1 …
     """
     from reta.reporting import write_report
     from reta.students import train as run_train
 
-    metrics = run_train(folder, student, students, device)
+    metrics = run_train(folder, student, students, device, data=data)
     _print_metrics(metrics)
     say(f"report         {write_report(folder)}")
 
 
-def evaluate(folder: Positional[Folder], device: str = "auto") -> None:
+def evaluate(folder: Positional[Folder], data: str | None = None, device: str = "auto") -> None:
     """Show what a distilled set is worth: accuracy on unseen real images, κ, cost, sizes.
 
     Trains the run's students first if there are none yet.
 
     Args:
         folder: run folder of `reta distill`.
+        data: where the real images lie now, if they moved.
         device: auto, cpu, cuda, cuda:1 …
     """
     from reta.reporting import write_report
     from reta.students import evaluate as run_evaluate
 
-    _print_metrics(run_evaluate(folder, device))
+    _print_metrics(run_evaluate(folder, device, data))
     say(f"report         {write_report(folder)}")
 
 
@@ -214,6 +217,7 @@ def verify(folder: Positional[Folder]) -> None:
     for problem in problems:
         say(problem)
     if problems:
+        say("repair: the same `reta distill` or `reta compare` command again, then `reta train`")
         sys.exit(DataError.exit_code)
     say(f"{folder}: intact")
 

@@ -13,6 +13,7 @@ from reta.methods import METHODS
 from reta.pipeline import data_facts, distill_prepared, keep_config
 from reta.preparation import Prepared, open_data, prepare, recipe_of
 from reta.progress import log
+from reta.runtime import choose_device
 from reta.storage import RunFolder, json_bytes, read_json
 from reta.students import mean_std, train
 
@@ -49,11 +50,12 @@ def compare(
         raise UsageError(f"none of these methods has {', '.join(sorted(unused))}")
     for one in configs:
         recipe_of(one)
+    place = choose_device(device)
     source = open_data(configs[0])
     folder = RunFolder(out)
     with folder.locked():
-        keep_config(folder, configs[0])
-        prepared = prepare(config, source, folder, device)
+        keep_config(folder, replace(config, options={}), source)
+        prepared = prepare(config, source, folder, place)
         runs: dict[str, list[str]] = {}
         for one in configs:
             own = replace(prepared.config, method=one.method, options=one.options)
@@ -68,6 +70,7 @@ def compare(
             "methods": list(methods),
             "runs": runs,
             "data": data_facts(source),
+            "teacher_accuracy": prepared.accuracy,
             "rows": [_row(folder, method, runs[method]) for method in methods],
         }
         unit = folder.unit("comparison", comparison)
@@ -92,7 +95,7 @@ def _for_method(config: Config, method: str) -> Config:
 def _run(prepared: Prepared, out: Path, device: str) -> None:
     run = RunFolder(out)
     with run.locked():
-        keep_config(run, prepared.config)
+        keep_config(run, prepared.config, prepared.source)
         distill_prepared(prepared, run)
     train(out, device=device, source=prepared.source)
 

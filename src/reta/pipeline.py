@@ -22,9 +22,9 @@ from reta.data.distilled import image_name, read_images
 from reta.data.sources import Source
 from reta.errors import UsageError
 from reta.evaluation.geometry import measure
-from reta.preparation import Prepared, open_data, prepare, recipe_of
+from reta.preparation import Prepared, is_weak, open_data, prepare, recipe_of
 from reta.progress import track
-from reta.runtime import Stopwatch, hardware, peak_memory
+from reta.runtime import Stopwatch, choose_device, hardware, peak_memory
 from reta.storage import RunFolder, Unit, json_bytes
 from reta.synthesis.history import history_sheet
 from reta.synthesis.loop import Recovered, Settings, recover
@@ -35,8 +35,9 @@ from reta.tensors import png_bytes, tensor_bytes
 
 CLASSES_PER_BLOCK = 100
 EPOCHS_PER_SHARD = 50
-# Settings that say how students are trained, or how much fits in memory, not what the set is.
-_FREE = ("student", "students", "learning_rate", "stretch", "images_per_pass")
+# Settings that say where the images lie (their fingerprint is compared), how students are trained,
+# or how much fits in memory; not what the set is.
+_FREE = ("data", "student", "students", "learning_rate", "stretch", "images_per_pass")
 
 
 def distill(config: Config, out: Path | str, device: str = "auto") -> Path:
@@ -50,18 +51,28 @@ def distill(config: Config, out: Path | str, device: str = "auto") -> Path:
     Returns:
         The run folder.
     """
+    place = choose_device(device)
     source = open_data(config)
     run = RunFolder(out)
     with run.locked():
-        keep_config(run, config)
-        return distill_prepared(prepare(config, source, run, device), run)
+        keep_config(run, config, source)
+        return distill_prepared(prepare(config, source, run, place), run)
 
 
-def keep_config(run: RunFolder, config: Config) -> None:
-    """Write the settings into a run folder, or refuse if it was begun with others."""
-    path = run.path / "config.yaml"
-    if run.record("config") and path.exists():
-        old, new = describe(from_yaml(path)), describe(config)
+def keep_config(run: RunFolder, config: Config, source: Source) -> None:
+    """Write the settings into a run folder, or refuse if it was begun with others.
+
+    The images may move to another place, but not change. A folder in which nothing was finished
+    yet takes any settings.
+    """
+    record = run.record("config")
+    if record and set(run.records()) > {"config"}:
+        if record["facts"].get("fingerprint") != source.fingerprint:
+            raise UsageError(
+                f"{run.path} was begun with other images than {config.data} holds now; "
+                "choose another --out"
+            )
+        old, new = describe(from_yaml(run.path / "config.yaml")), describe(config)
         changed = [key for key in new if new[key] != old[key] and key not in _FREE]
         if changed:
             key = changed[0]
@@ -72,7 +83,7 @@ def keep_config(run: RunFolder, config: Config) -> None:
     unit = run.unit("config", describe(config))
     if not unit.done:
         unit.write("config.yaml", to_yaml(config))
-        unit.finish()
+        unit.finish({"fingerprint": source.fingerprint})
 
 
 def distill_prepared(prepared: Prepared, run: RunFolder) -> Path:
@@ -199,6 +210,25 @@ def class_folders(classes: Sequence[str]) -> list[str]:
     return [f"{index:0{width}d}_{name}"[:100] for index, name in enumerate(safe)]
 
 
+def cautions(prepared: Prepared) -> list[str]:
+    """Return what a reader of the results should know, in sentences."""
+    source, ipc = prepared.source, prepared.config.ipc
+    said = [
+        f"Teacher {name} recognises only {100 * value:.0f} % of unseen images."
+        for name, value in prepared.accuracy.items()
+        if is_weak(value, len(source.classes))
+    ]
+    counts = source.train.labels.bincount(minlength=len(source.classes)).tolist()
+    few = [name for name, count in zip(source.classes, counts, strict=True) if count <= ipc]
+    if few:
+        said.append(f"No more real images than synthetic ones in: {', '.join(few[:5])}.")
+    if len(source.test) < 100:
+        said.append(f"Accuracy is measured on {len(source.test)} images only.")
+    if prepared.config.effort == "smoke":
+        said.append("Effort smoke: everything was cut short, only to see it run.")
+    return said
+
+
 def data_facts(source: Source) -> dict[str, Any]:
     """Return what a manifest says of the real images."""
     average, spread = source.mean_std
@@ -231,6 +261,8 @@ def seal(run: RunFolder, prepared: Prepared, recipe: Recipe, folders: Sequence[s
             "ipc": config.ipc,
             "seed": config.seed,
             "teachers": prepared.teachers,
+            "teacher_accuracy": prepared.accuracy,
+            "warnings": cautions(prepared),
             "hardware": hardware(),
             "device": asdict(prepared.device),
             "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),

@@ -12,8 +12,8 @@ from reta.errors import DataError, unknown
 from reta.methods import METHODS
 from reta.models import Classifier, build, check, freeze
 from reta.progress import log
-from reta.runtime import Device, Stopwatch, choose_device
-from reta.storage import RunFolder
+from reta.runtime import Device, Stopwatch
+from reta.storage import RunFolder, Unit
 from reta.synthesis.pool import Pool, build_pool
 from reta.synthesis.recipe import Recipe
 from reta.tensors import read_tensors, tensor_bytes
@@ -30,6 +30,7 @@ class Prepared:
         device: where everything runs.
         committee: frozen teachers.
         teachers: SHA-256 of each teacher's file.
+        accuracy: of each teacher on unseen real images.
         pool: real images as the first teacher sees them.
     """
 
@@ -38,6 +39,7 @@ class Prepared:
     device: Device
     committee: list[Classifier]
     teachers: dict[str, str]
+    accuracy: dict[str, float]
     pool: Pool
 
 
@@ -74,28 +76,39 @@ def open_data(config: Config) -> Source:
     return source
 
 
-def prepare(config: Config, source: Source, run: RunFolder, device: str = "auto") -> Prepared:
+def prepare(config: Config, source: Source, run: RunFolder, place: Device) -> Prepared:
     """Train the committee (squeeze) and build the pool, or read them back."""
     config = resolve(config, source.image_size)
-    place = choose_device(device)
-    committee, hashes = [], {}
+    committee: list[Classifier] = []
+    hashes, accuracy = {}, {}
     for name in config.teachers or ():
-        teacher, digest = _teacher(name, config, source, run, place)
+        teacher, unit = _teacher(name, config, source, run, place)
         committee.append(teacher)
-        hashes[name] = digest
+        hashes[name] = unit.files[_weights(name)]
+        accuracy[name] = unit.facts["test_accuracy"]
     pool = _pool(source, committee[0], hashes, run)
-    return Prepared(config, source, place, committee, hashes, pool)
+    return Prepared(config, source, place, committee, hashes, accuracy, pool)
+
+
+def _weights(name: str) -> str:
+    return f"teachers/{name}.safetensors"
+
+
+def is_weak(accuracy: float, classes: int) -> bool:
+    """Return whether a teacher is hardly better than guessing; its labels would be poor."""
+    chance = 1 / classes
+    return classes > 1 and accuracy < chance + 0.1 * (1 - chance)
 
 
 def _teacher(
     name: str, config: Config, source: Source, run: RunFolder, place: Device
-) -> tuple[Classifier, str]:
-    """Return one frozen teacher and the hash of its file."""
+) -> tuple[Classifier, Unit]:
+    """Return one frozen teacher and its unit."""
     average, spread = source.mean_std
     model = build(
         name, len(source.classes), source.image_size, mean=average, std=spread, seed=config.seed
     ).to(place.torch)
-    path = f"teachers/{name}.safetensors"
+    path = _weights(name)
     protocol = Protocol(config.teacher_epochs or 1)
     inputs = {
         "architecture": name,
@@ -111,19 +124,18 @@ def _teacher(
         if tuple(facts["classes"]) != source.classes:
             raise DataError(f"{path}: taught {facts['classes']}, the data has {source.classes}")
         model.load_state_dict(tensors)
-        return freeze(model), unit.files[path]
+        return freeze(model), unit
     watch = Stopwatch()
     progress = train_teacher(
         model, source.train, source.test, protocol, flip=source.flip, seed=config.seed
     )
-    chance = 1 / len(source.classes)
-    if len(source.classes) > 1 and progress.last < chance + 0.1 * (1 - chance):
+    if is_weak(progress.last, len(source.classes)):
         log.warning(
             "teacher %s recognises %.1f %% of unseen images, chance is %.1f %%: "
             "its labels will be poor; train longer (--teacher-epochs) or check the class folders",
             name,
             100 * progress.last,
-            100 * chance,
+            100 / len(source.classes),
         )
     facts = {
         "architecture": name,
@@ -134,7 +146,7 @@ def _teacher(
     }
     unit.write(path, tensor_bytes(model.state_dict(), facts))
     unit.finish(facts | {"curve": progress.curve, "seconds": watch.seconds})
-    return freeze(model), unit.files[path]
+    return freeze(model), unit
 
 
 def _pool(source: Source, teacher: Classifier, hashes: Mapping[str, str], run: RunFolder) -> Pool:

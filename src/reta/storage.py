@@ -111,7 +111,7 @@ def read_json(path: Path) -> Any:
     except FileNotFoundError as error:
         raise DataError(f"{path}: not found; is this a run folder of reta?") from error
     except (ValueError, OSError) as error:
-        raise DataError(f"{path}: not readable as JSON ({error}); run `reta verify`") from error
+        raise DataError(f"{path}: damaged ({error}); repair: the same command again") from error
 
 
 _RECORD = {"inputs", "facts", "files"}
@@ -214,8 +214,14 @@ class RunFolder:
             DataError: if the folder is no finished run, or of a newer reta.
         """
         path = self.path / MANIFEST
+        if not self.path.is_dir():
+            raise DataError(f"{self.path}: no such folder")
+        if not self._begun():
+            raise DataError(f"{self.path}: no {MANIFEST}, so no run folder of reta")
         if not path.exists():
-            raise DataError(f"{self.path}: no {MANIFEST}; run `reta distill` to (re)finish it")
+            raise DataError(
+                f"{self.path}: no {MANIFEST}; the same `reta distill` again finishes it"
+            )
         manifest = read_json(path)
         if not isinstance(manifest, dict) or not isinstance(manifest.get("format"), int):
             raise DataError(f"{path}: not a manifest of reta")
@@ -272,6 +278,8 @@ class RunFolder:
             UsageError: at once, naming the holder, if another process holds it; or if the folder
                 holds something that is no run.
         """
+        if self.path.exists() and not self.path.is_dir():
+            raise UsageError(f"{self.path} is a file; choose a folder")
         if self.path.is_dir() and any(self.path.iterdir()) and not self._begun():
             raise UsageError(f"{self.path} holds other files; choose an empty or a new --out")
         try:
@@ -286,7 +294,9 @@ class RunFolder:
             who = holder.read_text() if holder.exists() else "another process"
             raise UsageError(
                 f"{self.path} is in use by {who}; wait, or choose another --out"
-            ) from (error)
+            ) from error
+        except OSError as error:
+            raise _storage_error(self.path / ".lock", 0, error) from error
         try:
             self.clean()
             started = time.strftime("%Y-%m-%d %H:%M:%S")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -28,6 +28,7 @@ def train(
     students: int | None = None,
     device: str = "auto",
     source: Source | None = None,
+    data: str | None = None,
 ) -> dict[str, Any]:
     """Train students from scratch on a distilled set and measure them on unseen real images.
 
@@ -39,6 +40,7 @@ def train(
         students: how many, with seeds 0, 1, …; that of the run's settings by default.
         device: ``auto``, ``cpu``, ``cuda`` ….
         source: the real images, if they are open already.
+        data: where the real images lie now, if they moved.
 
     Returns:
         The content of ``metrics.json``.
@@ -50,6 +52,10 @@ def train(
     run = RunFolder(folder)
     manifest = run_manifest(run)
     config = from_yaml(run.path / "config.yaml")
+    if data is not None:
+        config = replace(config, data=data)
+    elif source is None and set(config.data) & set("/\\") and not Path(config.data).exists():
+        raise DataError(f"{config.data}: the real images are not there any more; name --data")
     source = source or open_data(config)
     if source.fingerprint != manifest["data"]["fingerprint"]:
         raise DataError(
@@ -57,15 +63,18 @@ def train(
             "they changed since, or another folder took their place"
         )
     config = resolve(config, source.image_size)
-    name, count = student or config.student or "", students or config.students or 1
+    name, count = (
+        student or config.student or "",
+        students if students is not None else config.students or 1,
+    )
     check(name, source.image_size)
     if count < 1:
         raise UsageError(f"students is {count}; it must be at least 1")
     with run.locked():
         place = choose_device(device)
-        data = load(run.path, temperature=None)
-        units = [_train_one(run, name, seed, config, source, data, place) for seed in range(count)]
-        metrics = collect(run, name, units, source, data)
+        own = load(run.path, temperature=None)
+        units = [_train_one(run, name, seed, config, source, own, place) for seed in range(count)]
+        metrics = collect(run, name, units, source, own)
         unit = run.unit("metrics", metrics)
         if not unit.done:
             unit.write("metrics.json", json_bytes(metrics))
@@ -137,7 +146,7 @@ def collect(
     best, best_std = mean_std([facts["best"] for facts in students])
     records = {name: record["facts"] for name, record in run.records().items()}
     recovered = [facts for name, facts in records.items() if name.startswith("recover-")]
-    full = records.get(f"teacher-{student}")
+    full = run.manifest().get("teacher_accuracy", {}).get(student)
     sizes = {
         part: sum(path.stat().st_size for path in (run.path / part).rglob("*") if path.is_file())
         for part in _SET
@@ -158,16 +167,17 @@ def collect(
         "bytes_labels": sizes["labels"],
         "label_epochs": data.epochs,
         "chance": 1 / len(source.classes),
-        "full_data": full and {"test_accuracy": full["test_accuracy"], "architecture": student},
+        "full_data": full and {"test_accuracy": full, "architecture": student},
     }
 
 
-def evaluate(folder: Path | str, device: str = "auto") -> dict[str, Any]:
+def evaluate(folder: Path | str, device: str = "auto", data: str | None = None) -> dict[str, Any]:
     """Return the figures of a distilled set, training its students first if there are none.
 
     Args:
         folder: a run folder.
         device: ``auto``, ``cpu``, ``cuda`` ….
+        data: where the real images lie now, if they moved.
 
     Returns:
         The content of ``metrics.json``: accuracy of the students on unseen real images, κ, cost
@@ -175,7 +185,7 @@ def evaluate(folder: Path | str, device: str = "auto") -> dict[str, Any]:
     """
     run = RunFolder(folder)
     if "metrics.json" not in run_manifest(run)["files"]:
-        return train(folder, device=device)
+        return train(folder, device=device, data=data)
     # The students measured last; any that belong to another set or protocol are trained anew.
     earlier = read_json(run.path / "metrics.json")
-    return train(folder, earlier["student"], len(earlier["students"]), device)
+    return train(folder, earlier["student"], len(earlier["students"]), device, data=data)

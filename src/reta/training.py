@@ -54,7 +54,7 @@ class Progress:
     """
 
     curve: list[tuple[int, float]] = field(default_factory=list)
-    per_class: list[float] = field(default_factory=list)
+    per_class: list[float | None] = field(default_factory=list)
 
     @property
     def last(self) -> float:
@@ -128,15 +128,11 @@ def predict(model: Classifier, images: torch.Tensor) -> torch.Tensor:
     return torch.cat([model(batch.to(device).float() / 255).argmax(1) for batch in batches]).cpu()
 
 
-def accuracy(model: Classifier, images: ImageSet) -> tuple[float, list[float]]:
-    """Return the share of images recognised, in all and by class."""
+def accuracy(model: Classifier, images: ImageSet) -> tuple[float, list[float | None]]:
+    """Return the share of images recognised, in all and by class (None if it has no images)."""
     right = predict(model, images.images) == images.labels
-    per_class = [
-        float(right[images.labels == label].float().mean())
-        if (images.labels == label).any()
-        else 0.0
-        for label in range(len(images.classes))
-    ]
+    members = [images.of_class(label) for label in range(len(images.classes))]
+    per_class = [float(right[own].float().mean()) if len(own) else None for own in members]
     return float(right.float().mean()), per_class
 
 

@@ -110,7 +110,7 @@ def test_images_of_every_class_are_embedded(run_folder: Path) -> None:
     alts = [image["alt"] for image in page.images]
     assert "Synthetic image 4 of class fish" in alts
     assert "apple, image 1, the real image blended in at connection 2" in alts
-    assert "Everything the student learns from." in page.text
+    assert "Every image the student learns from, with its soft labels." in page.text
 
 
 @pytest.mark.parametrize(
@@ -180,7 +180,7 @@ def test_comparison_page(comparison_folder: Path) -> None:
     assert "Real images picked at random reach 53.0 ± 1.2 %." in page.text
     assert "★ 57.9 ± 1.2 % (best)" in page.text
     assert "≈ 57.1 ± 1.2 % (overlaps with the best)" in page.text
-    assert "★ 0.270 (best)" in page.text
+    assert page.text.count("(best)") == 2  # of the accuracies: a low cost is not a win
     assert "reta-seed1" in page.text
     assert "reta compare tiny --methods random,fadrm+,reta" in page.text
     # Four classes, three methods, four images each, and the zoomed one.
@@ -236,7 +236,7 @@ def test_other_folders_are_refused(tmp_path: Path) -> None:
 )
 def test_damaged_files_are_named(run_folder: Path, name: str, content: bytes) -> None:
     (run_folder / name).write_bytes(content)
-    with pytest.raises(DataError, match=rf"{Path(name).name}.*reta verify"):
+    with pytest.raises(DataError, match=rf"{Path(name).name}.*(reta verify|the same command)"):
         write_report(run_folder)
 
 

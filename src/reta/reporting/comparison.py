@@ -80,6 +80,12 @@ def _lead(comparison: Comparison) -> str:
         "each result is judged by how well a model trained on it alone recognises "
         f"{words.count(figure(data, 'test'))} test images."
     ]
+    teachers = part(comparison.facts, "teacher_accuracy")
+    if known := [float(value) for value in teachers.values() if isinstance(value, float)]:
+        sentences.append(
+            "The teachers, trained on all real images, reach "
+            f"{words.listed([words.percent(value) for value in known])}."
+        )
     first = leader(comparison.rows)
     if first is None:
         return " ".join([*sentences, "No accuracy has been measured yet."])

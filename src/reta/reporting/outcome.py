@@ -93,6 +93,7 @@ def per_class(run: Run) -> list[tuple[str, float]]:
     pairs = []
     for label, name in enumerate(run.classes):
         values = [curve[label] for curve in curves if label < len(curve)]
+        values = [value for value in values if value is not None]  # no test images
         if (value := mean(values)) is not None:
             pairs.append((name, float(value)))
     return sorted(pairs, key=lambda pair: pair[1])

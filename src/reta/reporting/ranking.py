@@ -34,17 +34,16 @@ _COLUMNS = (
     Column("Last epoch", "last_mean", accuracy("last"), max),
     Column("Best epoch", "best_mean", accuracy("best"), max),
     Column("Students", "n", lambda row: words.count(figure(row, "n"))),
-    Column("Contraction gap κ", "kappa_mean", _number("kappa_mean"), min),
+    Column("Contraction gap κ", "kappa_mean", _number("kappa_mean")),
     Column("Contraction ratio", "contraction_ratio", _number("contraction_ratio")),
     Column("Different anchors", "distinct_anchors", _number("distinct_anchors")),
     Column(
         "Time per image",
         "seconds_per_image",
         lambda row: words.duration(figure(row, "seconds_per_image")),
-        min,
     ),
-    Column("Images", "bytes_images", lambda row: words.size(figure(row, "bytes_images")), min),
-    Column("Labels", "bytes_labels", lambda row: words.size(figure(row, "bytes_labels")), min),
+    Column("Images", "bytes_images", lambda row: words.size(figure(row, "bytes_images"))),
+    Column("Labels", "bytes_labels", lambda row: words.size(figure(row, "bytes_labels"))),
 )
 
 

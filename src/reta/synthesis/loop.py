@@ -13,7 +13,7 @@ from reta.errors import DivergedError
 from reta.models import Classifier
 from reta.progress import track, warn_once
 from reta.runtime import Stopwatch, random_generator
-from reta.synthesis.alignment import Target
+from reta.synthesis.alignment import Target, TopologyAlignment
 from reta.synthesis.connection import fit_gap, resample, residual_connection
 from reta.synthesis.matching import BatchNormProbe
 from reta.synthesis.pool import Pool
@@ -104,7 +104,7 @@ class Recovery:
         self.topology = recipe.topology if settings.ipc > 1 else None
         if recipe.topology and not self.topology:
             warn_once("one synthetic image per class has no topology: the PTA term is 0")
-        self._target: Target | None = None
+        self._targets: dict[int, Target] = {}
         self.steps: list[dict[str, float]] = []
         self.connections: list[dict[str, float]] = []
 
@@ -195,7 +195,8 @@ class Recovery:
             optimiser.step()
             with torch.no_grad():
                 self.pixels.copy_(torch.minimum(self.pixels.clamp_(min=0), 1 / self.unit))
-            if (done + step) % row_every == 0 or "topology" in row or step == block.steps - 1:
+            turns = (done + step) // len(self.teachers)  # a row of each teacher in turn
+            if turns % row_every == 0 or "topology" in row or step == block.steps - 1:
                 self._log(done + step, turn, row)
         self.pixels = self.pixels.detach()
 
@@ -244,24 +245,35 @@ class Recovery:
         # The graph of an only pack can wait; of several, each is made again when its turn comes.
         kept = [self._reach(pack) for pack in self.packs] if len(self.packs) == 1 else []
         features = self._by_class([reached for _, reached in kept]) if kept else self._features()
-        smallest = min(len(self.pool.members(label)) for label in self.labels)
-        count = min(self.settings.ipc, topology.points, smallest)
-        if self._target is None or topology.real_points == "anchors":
-            real = topology.real_features(
-                self.pool, self.labels, count, self.settings.seed, self.anchors
-            )
-            self._target = topology.target(real.to(features))
-        losses, gradient = topology.gradient(features[:, :count], self._target)
-        at_features = torch.zeros_like(features)
-        at_features[:, :count] = gradient
+        at_features, total = torch.zeros_like(features), features.new_zeros(())
+        for count, columns in self._point_groups(topology).items():
+            if count not in self._targets or topology.real_points == "anchors":
+                labels = [self.labels[column] for column in columns]
+                anchors = None if self.anchors is None else self.anchors[:, columns]
+                real = topology.real_features(self.pool, labels, count, self.settings.seed, anchors)
+                self._targets[count] = topology.target(real.to(features))
+            losses, gradient = topology.gradient(features[columns, :count], self._targets[count])
+            at_features[columns, :count] = gradient
+            total = total + losses.sum()
         pull = torch.zeros_like(self.pixels)
         for index, pack in enumerate(self.packs):
-            if pack.start >= count:
+            if pack.start >= topology.points:
                 break  # beyond n_c no image is aligned
             leaf, reached = kept[index] if kept else self._reach(pack)
             push = at_features.transpose(0, 1)[pack].flatten(0, 1)
             (pull[pack],) = torch.autograd.grad(reached, leaf, push)
-        return pull, {"topology": losses.sum()}
+        return pull, {"topology": total}
+
+    def _point_groups(self, topology: TopologyAlignment) -> dict[int, list[int]]:
+        """Return n_c, and which classes have it: fewer points where a class has few real images."""
+        groups: dict[int, list[int]] = {}
+        for column, label in enumerate(self.labels):
+            count = min(self.settings.ipc, topology.points, len(self.pool.members(label)))
+            if count > 1:
+                groups.setdefault(count, []).append(column)
+            else:
+                warn_once(f"class {label} has one real image: no topology to align it with")
+        return groups
 
     def _connect(self, size: int, step: int) -> None:
         """Blend the chosen real images in, at the next block's resolution, and log what it did."""
