@@ -18,7 +18,7 @@ from rich.logging import RichHandler
 from rich.table import Table
 from tyro.conf import OmitArgPrefixes, Positional, UseAppendAction, arg
 
-from reta import progress
+from reta import __version__, progress
 from reta.api import default_folder
 from reta.api import verify as find_problems
 from reta.config import Config, preset
@@ -155,6 +155,8 @@ def compare(
         device: auto, cpu, cuda, cuda:1 …
         set_: a setting of the methods that have that part; may be repeated.
     """
+    if config.method != "reta":
+        raise UsageError(f"compare takes several: --methods random {config.method} …")
     config = replace(_located(config), options=_options(set_))
     _compare(config, methods, out_folder or default_folder(config, "compare"), seeds, device)
 
@@ -192,7 +194,10 @@ def _compare(config: Config, methods: Sequence[str], folder: Path, seeds: int, d
             _bytes(row["bytes_labels"]),
         )
     out.print(table)
-    say(f"mean ± std over {result['rows'][0]['n']} students per method")
+    count = result["rows"][0]["n"]
+    say(
+        f"mean ± std over {count} student{'s' if count > 1 else ''} per method; κ: 0 is nothing lost"
+    )
     say(f"report  {write_report(folder)}")
 
 
@@ -246,7 +251,7 @@ def methods(name: Positional[str | None] = None) -> None:
 def _print_metrics(metrics: dict[str, Any]) -> None:
     accuracy = metrics["accuracy"]
     rows = {
-        "student": f"{metrics['student']}, {len(metrics['students'])} seeds",
+        "student": f"{metrics['student']}, seeds 0 to {len(metrics['students']) - 1}",
         "accuracy": f"{100 * accuracy['last_mean']:.1f} ± {100 * accuracy['last_std']:.1f} % "
         f"(last epoch; best {100 * accuracy['best_mean']:.1f} %)",
         "κ": f"{metrics['kappa_mean']:.3f}",
@@ -294,6 +299,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         handlers=[RichHandler(console=progress.console, show_path=False, show_time=False)],
     )
     progress.show_progress(True)
+    if list(arguments or sys.argv[1:]) == ["--version"]:
+        say(f"reta {__version__}")
+        return
     try:
         tyro.extras.subcommand_cli_from_dict(
             COMMANDS,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -302,6 +303,7 @@ class Recovery:
         after = self._features()
         pairs = zip(before.cpu(), after.cpu(), strict=True)
         ratios = [contraction_ratio(old, new) for old, new in pairs]
+        ratios = [ratio for ratio in ratios if math.isfinite(ratio)]  # not where all were one
         distinct = [len(column.unique()) for column in columns]
         self.connections.append(
             {
@@ -309,7 +311,7 @@ class Recovery:
                 "fit_gap": gap,
                 "complexity": float(edge_complexity(patches.flatten(0, 1)).mean()),
                 "distinct_anchors": sum(distinct) / len(distinct),
-                "contraction_ratio": sum(ratios) / len(ratios),
+                "contraction_ratio": sum(ratios) / len(ratios) if ratios else 1.0,
             }
         )
 
