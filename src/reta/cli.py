@@ -195,9 +195,7 @@ def _compare(config: Config, methods: Sequence[str], folder: Path, seeds: int, d
         )
     out.print(table)
     count = result["rows"][0]["n"]
-    say(
-        f"mean ± std over {count} student{'s' if count > 1 else ''} per method; κ: 0 is nothing lost"
-    )
+    say(f"mean ± std over {count} student{'s' if count > 1 else ''} per method; κ 0: nothing lost")
     say(f"report  {write_report(folder)}")
 
 
