@@ -17,7 +17,7 @@ from reta.synthesis.alignment import TopologyAlignment
 from reta.synthesis.loop import Recovery, Settings
 from reta.synthesis.pool import Pool
 from reta.synthesis.schedule import Schedule
-from reta.topology import topology_loss
+from reta.topology import persistence_diagrams, persistence_image, topology_loss
 
 LABELS = [3, 0, 2]
 
@@ -86,6 +86,40 @@ def test_options_reach_the_loss(double_committee: list[Classifier], double_pool:
     )  # fmt: skip
     assert expected.abs().max() > 0
     torch.testing.assert_close(made._align()[0], expected, rtol=1e-8, atol=1e-12)
+
+
+def test_the_longest_edge_can_be_said(
+    double_committee: list[Classifier], double_pool: Pool
+) -> None:
+    """ε_max fixed in the recipe, but the diameter used, on one side or on both."""
+    for graph in ("union", "separate"):
+        made = recovery(
+            TopologyAlignment(max_length=0.05, neighbours=4, graph=graph),
+            double_committee,
+            double_pool,
+        )
+        expected = in_one_pass(made, double_pool, scale=1.0, k=4, max_length=0.05, graph=graph)
+        assert expected.abs().max() > 0
+        torch.testing.assert_close(made._align()[0], expected, rtol=1e-8, atol=1e-9)
+
+
+def test_points_can_count_alike() -> None:
+    """w = 1 accepted and ignored: a short bar must count as much as a long one."""
+    generator = torch.Generator().manual_seed(0)
+    blob, other = torch.randn(2, 1, 8, 3, generator=generator, dtype=torch.float64)
+    images = {}
+    for side, points in (("own", blob), ("other", other)):
+        longest = float(torch.pdist(other[0]).max())
+        diagrams = persistence_diagrams(points[0], 4, longest)
+        images[side] = [persistence_image(d, longest, weight="one") for d in diagrams]
+    expected = sum(
+        (a - b).square().sum() for a, b in zip(images["own"], images["other"], strict=True)
+    )
+    topology = TopologyAlignment(
+        point_weight="one", graph="separate", normalize=False, neighbours=4, image_scale="sum"
+    )
+    losses, _ = topology.gradient(blob, topology.target(other))
+    assert losses.item() == pytest.approx(0.5 * expected.item(), rel=1e-9)
 
 
 @pytest.mark.parametrize("loop_weight", [0.0, 1.0, 3.0])

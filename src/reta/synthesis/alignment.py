@@ -46,6 +46,8 @@ class TopologyAlignment:
         image_scale: ``mean`` divides the persistence images by n_c, ``sum`` is the literal Eq. 11.
         image_size: M, side of the persistence image.
         bandwidth: σ of Eq. 10.
+        point_weight: w of Eq. 10: a point counts with its ``persistence``, or as ``one``.
+        max_length: ε_max; None is the diameter of the real points of each class.
         real_points: a fixed random ``sample`` of the class, or the current ``anchors`` first
             and then the sample. The paper draws from the whole pool, anchors included.
         spread: apply a T-th of the gradient at each of the T steps instead of all at once.
@@ -62,6 +64,8 @@ class TopologyAlignment:
     image_scale: Literal["mean", "sum"] = "mean"
     image_size: int = 32
     bandwidth: float = 0.05
+    point_weight: Literal["persistence", "one"] = "persistence"
+    max_length: float | None = None
     real_points: Literal["sample", "anchors"] = "sample"
     spread: bool = False
 
@@ -105,6 +109,8 @@ class TopologyAlignment:
         """Return the real side for real features ``(classes, n, d)``, to be reused at each step."""
         points = self._scaled(real)
         lengths = diameters(points)
+        if self.max_length is not None:
+            lengths = torch.full_like(lengths, self.max_length)
         images = None
         if self.graph == "separate":
             images = persistence_images(
@@ -113,6 +119,7 @@ class TopologyAlignment:
                 max_lengths=lengths,
                 size=self.image_size,
                 bandwidth=self.bandwidth,
+                weight=self.point_weight,
                 essential=self.essential,
             )
         return Target(points, lengths, images)
@@ -141,6 +148,7 @@ class TopologyAlignment:
             real_images=target.images,
             size=self.image_size,
             bandwidth=self.bandwidth,
+            weight=self.point_weight,
             loop_weight=self.loop_weight,
             essential=self.essential,
             graph=self.graph,

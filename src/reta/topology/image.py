@@ -55,6 +55,7 @@ def persistence_images(
     max_lengths: float | Tensor | None = None,
     size: int = 32,
     bandwidth: float = 0.05,
+    weight: Weight = "persistence",
     essential: Essential = "clip",
     workers: int | None = None,
 ) -> Tensor:
@@ -67,6 +68,7 @@ def persistence_images(
             for their diameters.
         size: see `persistence_image`.
         bandwidth: see `persistence_image`.
+        weight: see `persistence_image`.
         essential: "clip" or "drop", see `persistence_diagrams`.
         workers: threads over the clouds; None for as many as torch uses.
 
@@ -75,7 +77,9 @@ def persistence_images(
     """
     max_lengths = lengths_or_diameters(max_lengths, points)
     parts = [points.shape[1]]
-    return induced_images(points, parts, k, max_lengths, size, bandwidth, essential, workers)[:, 0]
+    return induced_images(
+        points, parts, k, max_lengths, size, bandwidth, weight, essential, workers
+    )[:, 0]
 
 
 def induced_images(
@@ -85,6 +89,7 @@ def induced_images(
     max_lengths: Tensor,
     size: int,
     bandwidth: float,
+    weight: Weight,
     essential: Essential,
     workers: int | None,
 ) -> Tensor:
@@ -98,6 +103,7 @@ def induced_images(
         max_lengths: `(c,)` longest edge kept; becomes 1 on both axes.
         size: see `persistence_image`.
         bandwidth: see `persistence_image`.
+        weight: see `persistence_image`.
         essential: "clip" or "drop", see `persistence_diagrams`.
         workers: threads over the clouds; None for as many as torch uses.
 
@@ -109,7 +115,7 @@ def induced_images(
     pairs = homology_pairs(points, k, max_lengths, parts, workers)
     diagrams = live_diagrams(points, pairs, max_lengths, essential)
     lengths = max_lengths.repeat_interleave(2 * len(parts))
-    images = _images(diagrams, lengths, size, bandwidth, "persistence")
+    images = _images(diagrams, lengths, size, bandwidth, weight)
     return images.view(len(points), len(parts), 2, size, size)
 
 

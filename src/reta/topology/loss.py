@@ -8,7 +8,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from .image import induced_images
+from .image import Weight, induced_images
 from .persistence import Essential, lengths_or_diameters
 
 GraphScope = Literal["union", "separate"]
@@ -66,6 +66,7 @@ def topology_losses(
     max_lengths: float | Tensor | None = None,
     size: int = 32,
     bandwidth: float = 0.05,
+    weight: Weight = "persistence",
     loop_weight: float = 1.0,
     essential: Essential = "clip",
     graph: GraphScope = "union",
@@ -82,6 +83,7 @@ def topology_losses(
             for the diameters of `real`.
         size: see `persistence_image`.
         bandwidth: see `persistence_image`.
+        weight: see `persistence_image`.
         loop_weight: γ.
         essential: see `topology_loss`.
         graph: see `topology_loss`.
@@ -108,6 +110,7 @@ def topology_losses(
         max_lengths=lengths_or_diameters(max_lengths, real),
         size=size,
         bandwidth=bandwidth,
+        weight=weight,
         essential=essential,
         workers=workers,
     )
