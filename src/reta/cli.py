@@ -196,6 +196,8 @@ def _compare(config: Config, methods: Sequence[str], folder: Path, seeds: int, d
     out.print(table)
     count = result["rows"][0]["n"]
     say(f"mean ± std over {count} student{'s' if count > 1 else ''} per method; κ 0: nothing lost")
+    for name in (name for names in result["runs"].values() for name in names):
+        write_report(folder / name)
     say(f"report  {write_report(folder)}")
 
 
