@@ -157,7 +157,10 @@ def test_labels_of_other_classes_are_refused(tmp_path: Path) -> None:
 
 def test_unfinished_runs_are_refused(tmp_path: Path) -> None:
     """No labels or no manifest: an error that says what to do, not a traceback."""
-    with pytest.raises(DataError, match="reta distill"):
+    with pytest.raises(DataError, match="no run folder of reta"):
+        load(tmp_path)
+    (tmp_path / "units").mkdir()
+    with pytest.raises(DataError, match="the same `reta distill` again finishes it"):
         load(tmp_path)
     write_run(tmp_path, labels=False)
     with pytest.raises(DataError, match="no labels"):
