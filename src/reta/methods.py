@@ -13,6 +13,15 @@ from reta.synthesis.start import Mosaic, Noise, RealImages
 
 random = Recipe("random real images", "the baseline no table should lack", RealImages("random"))
 medium = Recipe("the real images FADRM starts from, not optimised", "FADRM", RealImages("medium"))
+typical = Recipe(
+    "the real images the teacher is surest of", "a common coreset", RealImages("typical")
+)
+herding = Recipe(
+    "real images with the mean feature of their class", "iCaRL, CVPR 2017", RealImages("herding")
+)
+k_center = Recipe(
+    "real images as far apart as can be", "greedy k-centre, ICLR 2018", RealImages("k-center")
+)
 rded = Recipe("mosaics of the best recognised crops", "RDED, CVPR 2024", Mosaic())
 sre2l = Recipe(
     "noise optimised against one teacher",
@@ -59,6 +68,9 @@ reta_distinct = replace(
 METHODS: dict[str, Recipe] = {
     "random": random,
     "medium": medium,
+    "typical": typical,
+    "herding": herding,
+    "k-center": k_center,
     "rded": rded,
     "sre2l": sre2l,
     "fadrm": fadrm,

@@ -22,6 +22,8 @@ STARTS = [
     RealImages("medium"),
     RealImages("random"),
     RealImages("typical"),
+    RealImages("herding"),
+    RealImages("k-center"),
     Noise(),
     Mosaic(),
     Mosaic(factor=2),

@@ -13,6 +13,7 @@ from reta.data.augment import random_views, render
 from reta.models import Classifier
 from reta.progress import warn_once
 from reta.runtime import images_per_pass, random_generator
+from reta.synthesis.coreset import center_order, herding_order
 from reta.synthesis.pool import Pool
 
 
@@ -69,11 +70,13 @@ def typical_order(pool: Pool, label: int, seed: int) -> torch.Tensor:
     return members[pool.confidence[members].argsort(descending=True, stable=True)]
 
 
-Order = Literal["medium", "random", "typical"]
+Order = Literal["medium", "random", "typical", "herding", "k-center"]
 _ORDERS: dict[Order, Callable[[Pool, int, int], torch.Tensor]] = {
     "medium": medium_order,
     "random": random_order,
     "typical": typical_order,
+    "herding": herding_order,
+    "k-center": center_order,
 }
 
 

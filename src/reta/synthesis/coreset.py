@@ -1,0 +1,55 @@
+"""Coresets: orders in which the real images of a class stand for the whole class."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+
+from reta.synthesis.pool import Pool
+
+
+def herding_order(pool: Pool, label: int, seed: int) -> torch.Tensor:
+    """Return the images of a class such that each beginning has the mean feature of the class.
+
+    The next image is the one whose feature brings the mean of those chosen nearest to the mean of
+    all. Features have unit length. Source: iCaRL (Rebuffi et al., CVPR 2017), algorithm 4.
+    """
+    members = pool.members(label)
+    features = F.normalize(pool.features[members].double(), dim=1)
+    return members[pool.once(("herding", label), lambda: _herd(features))]
+
+
+def _herd(features: torch.Tensor) -> torch.Tensor:
+    """Return an order ``(n,)`` of the features ``(n, d)``."""
+    wanted = features.mean(0)
+    chosen, total = [], torch.zeros_like(wanted)
+    free = torch.ones(len(features), dtype=torch.bool)
+    for count in range(1, len(features) + 1):
+        distance = (wanted - (total + features) / count).square().sum(1)
+        best = int(distance.masked_fill(~free, torch.inf).argmin())
+        chosen.append(best)
+        free[best] = False
+        total = total + features[best]
+    return torch.tensor(chosen, dtype=torch.int64)
+
+
+def center_order(pool: Pool, label: int, seed: int) -> torch.Tensor:
+    """Return the images of a class, each as far as can be from those before it.
+
+    Greedy k-centre on features of unit length (Sener and Savarese, ICLR 2018). The first is the
+    image nearest the mean of the class, where the paper starts from any.
+    """
+    members = pool.members(label)
+    features = F.normalize(pool.features[members].double(), dim=1)
+    return members[pool.once(("center", label), lambda: _spread(features))]
+
+
+def _spread(features: torch.Tensor) -> torch.Tensor:
+    """Return an order ``(n,)`` of the features ``(n, d)``."""
+    chosen = [int((features - features.mean(0)).square().sum(1).argmin())]
+    nearest = torch.full((len(features),), torch.inf, dtype=features.dtype)
+    while len(chosen) < len(features):
+        nearest = torch.minimum(nearest, (features - features[chosen[-1]]).square().sum(1))
+        nearest[chosen[-1]] = -1.0  # never again, not even among identical images
+        chosen.append(int(nearest.argmax()))
+    return torch.tensor(chosen, dtype=torch.int64)
