@@ -7,9 +7,10 @@ import copy
 import pytest
 import torch
 
+from reta.committee import batch_statistics, committee_logits
 from reta.data.labels import draw_epoch, micro_batches
 from reta.models import Classifier, build, freeze
-from reta.synthesis.relabel import batch_statistics, committee_logits, relabel
+from reta.synthesis.relabel import relabel
 from small_world import make_teacher
 
 

@@ -2,68 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from itertools import groupby
+from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
-from torch import nn
 
+from reta.committee import committee_logits
 from reta.data.labels import BATCH, LabelShard, draw_epoch, micro_batches
 from reta.models import Classifier
 from reta.runtime import images_per_pass
-
-
-@contextmanager
-def batch_statistics(model: Classifier, group: int) -> Iterator[None]:
-    """Let BatchNorm normalise each ``group`` consecutive images by their own statistics.
-
-    This equals a separate forward pass of every group in train mode (FADRM labels halves of 8),
-    except that dropout stays off and running statistics stay as they are.
-    """
-
-    def forward(layer: nn.BatchNorm2d, inputs: torch.Tensor) -> torch.Tensor:
-        # Groups become channels, so that one native call normalises them all.
-        groups = len(inputs) // group
-        folded = inputs.unflatten(0, (groups, group)).transpose(0, 1).flatten(1, 2)
-        weight, bias = layer.weight.repeat(groups), layer.bias.repeat(groups)
-        normal = F.batch_norm(folded, None, None, weight, bias, training=True, eps=layer.eps)
-        unfolded: torch.Tensor = normal.unflatten(1, (groups, -1))
-        return unfolded.transpose(0, 1).flatten(0, 1)
-
-    layers = model.batch_norms()
-    for layer in layers:
-        layer.forward = forward.__get__(layer)  # type: ignore[method-assign]
-    try:
-        yield
-    finally:
-        for layer in layers:
-            del layer.forward
-
-
-@torch.no_grad()
-def committee_logits(
-    committee: Sequence[Classifier], views: torch.Tensor, sizes: Sequence[int]
-) -> torch.Tensor:
-    """Return the mean logits ``(n, classes)`` of views ``(n, 3, s, s)``.
-
-    Args:
-        committee: the teachers.
-        views: in [0, 1].
-        sizes: of the consecutive micro-batches that are normalised together; they add up to n.
-    """
-    logits = []
-    begin = 0
-    for size, run in groupby(sizes):  # micro-batches of one size share forward passes
-        end = begin + size * len(list(run))
-        with ExitStack() as stack:
-            for teacher in committee:
-                stack.enter_context(batch_statistics(teacher, size))
-            answers = [teacher(views[begin:end]) for teacher in committee]
-        logits.append(torch.stack(answers).mean(dim=0))
-        begin = end
-    return torch.cat(logits)
 
 
 def relabel(
