@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from sklearn.metrics import confusion_matrix
 
 from reta.data.distilled import DistilledSet
 from reta.data.sources import ImageSet
@@ -16,6 +17,7 @@ from reta.training import (
     Progress,
     Protocol,
     accuracy,
+    confusion,
     fit,
     predict,
     soft_loss,
@@ -262,3 +264,27 @@ def test_larger_images_are_cropped() -> None:
     model = build("convnet3", 2, 72)
     progress = train_teacher(model, images, images, Protocol(1), flip=True, seed=0)
     assert 0 <= progress.last <= 1
+
+
+def test_the_confusion_matrix_is_that_of_scikit_learn() -> None:
+    """True and predicted classes exchanged, or a pair forgotten."""
+    labels = torch.randint(0, 5, (200,), generator=torch.Generator().manual_seed(0))
+    predicted = torch.randint(0, 6, (200,), generator=torch.Generator().manual_seed(1))
+    expected = confusion_matrix(labels, predicted, labels=range(6))
+    rows = confusion(predicted, labels)
+    assert sum(count for *_, count in rows) == 200
+    assert {(true, taken): count for true, taken, count in rows} == {
+        (true, taken): expected[true, taken]
+        for true, taken in zip(*expected.nonzero(), strict=True)
+    }
+
+
+def test_the_confusion_and_the_accuracy_are_of_the_same_epoch(
+    committee: list[Classifier], image_set: ImageSet
+) -> None:
+    """A matrix of other predictions than those the accuracy beside it counts."""
+    model = build("convnet3", 4, 16, mean=(0.5,) * 3, std=(0.25,) * 3, seed=0)
+    progress, after_epoch = watch(model, image_set, epochs=1)
+    after_epoch(1)
+    right = sum(count for true, taken, count in progress.confusion if true == taken)
+    assert right / len(image_set) == pytest.approx(progress.last)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from statistics import mean, stdev
@@ -126,6 +127,7 @@ def _train_one(
             "best": progress.best,
             "curve": progress.curve,
             "per_class": progress.per_class,
+            "confusion": progress.confusion,
             "seconds": watch.seconds,
         }
     )
@@ -137,11 +139,21 @@ def mean_std(values: Sequence[float]) -> tuple[float, float]:
     return mean(values), stdev(values) if len(values) > 1 else 0.0
 
 
+def _summed(matrices: Iterable[Sequence[Sequence[int]]]) -> list[list[int]]:
+    """Return the sum of confusion matrices, each as rows of true class, predicted class, images."""
+    total: Counter[tuple[int, int]] = Counter()
+    for matrix in matrices:
+        total.update({(true, taken): count for true, taken, count in matrix})
+    return [[true, taken, count] for (true, taken), count in sorted(total.items())]
+
+
 def collect(
     run: RunFolder, student: str, units: Sequence[Unit], source: Source, data: DistilledSet
 ) -> dict[str, Any]:
     """Return the figures of a run: of these students, and of how the set came about."""
-    students = [unit.facts for unit in units]
+    students = [
+        {key: value for key, value in unit.facts.items() if key != "confusion"} for unit in units
+    ]
     last, last_std = mean_std([facts["last"] for facts in students])
     best, best_std = mean_std([facts["best"] for facts in students])
     records = {name: record["facts"] for name, record in run.records().items()}
@@ -160,6 +172,7 @@ def collect(
             "best_std": best_std,
         },
         "students": students,
+        "confusion": _summed(unit.facts["confusion"] for unit in units),
         "kappa_mean": read_json(run.path / "geometry.json")["kappa_mean"],
         "seconds_per_image": sum(facts["seconds"] for facts in recovered) / len(data),
         "peak_memory": max(facts["peak_memory"] for facts in recovered),

@@ -51,10 +51,12 @@ class Progress:
     Attributes:
         curve: epochs finished and test accuracy in [0, 1] after them.
         per_class: last accuracy of each class.
+        confusion: last ``(true class, predicted class, images)``, where there are any.
     """
 
     curve: list[tuple[int, float]] = field(default_factory=list)
     per_class: list[float | None] = field(default_factory=list)
+    confusion: list[tuple[int, int, int]] = field(default_factory=list)
 
     @property
     def last(self) -> float:
@@ -130,10 +132,29 @@ def predict(model: Classifier, images: torch.Tensor) -> torch.Tensor:
 
 def accuracy(model: Classifier, images: ImageSet) -> tuple[float, list[float | None]]:
     """Return the share of images recognised, in all and by class (None if it has no images)."""
-    right = predict(model, images.images) == images.labels
+    return shares(predict(model, images.images), images)
+
+
+def shares(predicted: torch.Tensor, images: ImageSet) -> tuple[float, list[float | None]]:
+    """Return the share of right predictions ``(n,)``, in all and by class."""
+    right = predicted == images.labels
     members = [images.of_class(label) for label in range(len(images.classes))]
     per_class = [float(right[own].float().mean()) if len(own) else None for own in members]
     return float(right.float().mean()), per_class
+
+
+def confusion(predicted: torch.Tensor, labels: torch.Tensor) -> list[tuple[int, int, int]]:
+    """Return how often each class ``(n,)`` was taken for each: true, predicted, images.
+
+    Pairs that never occur are left out: a thousand classes have a million of them.
+    """
+    pairs, counts = torch.stack([labels.cpu(), predicted.cpu()], 1).unique(
+        dim=0, return_counts=True
+    )
+    return [
+        (true, taken, count)
+        for (true, taken), count in zip(pairs.tolist(), counts.tolist(), strict=True)
+    ]
 
 
 def watch(
@@ -145,7 +166,9 @@ def watch(
 
     def after_epoch(epoch: int) -> None:
         if epoch % every == 0 or epoch == epochs:
-            total, progress.per_class = accuracy(model, test)
+            predicted = predict(model, test.images)
+            total, progress.per_class = shares(predicted, test)
+            progress.confusion = confusion(predicted, test.labels)
             progress.curve.append((epoch, total))
 
     return progress, after_epoch

@@ -1,6 +1,7 @@
 """The geometry that is reported: κ, distances, curves, diagrams."""
 
 import json
+import math
 
 import pytest
 import torch
@@ -82,3 +83,26 @@ def test_what_is_kept_is_plain_json(
     text = json.dumps(measured, allow_nan=False)
     assert json.loads(text) == measured
     assert len(measured["betti"]) == len(measured["diagrams"]) == CLASSES
+
+
+def test_the_images_are_those_of_the_diagrams(
+    committee: list[Classifier], pool: Pool, spread: torch.Tensor
+) -> None:
+    """A drawn persistence image of another diagram or scale than the diagram beside it."""
+    for facts in measure(committee[0], pool, spread, LABELS, draws=1)["diagrams"][:1]:
+        for kind in ("real", "synthetic"):
+            for points, image in zip(facts[kind], facts["images"][kind], strict=True):
+                side, scale = len(image), facts["max_length"]
+                centres = [(index + 0.5) / side for index in range(side)]
+                for row, persistence in enumerate(centres):
+                    for column, birth in enumerate(centres):
+                        expected = sum(
+                            (d - b)
+                            / scale
+                            * math.exp(
+                                -((birth - b / scale) ** 2 + (persistence - (d - b) / scale) ** 2)
+                                / (2 * 0.05**2)
+                            )
+                            for b, d in points
+                        )
+                        assert image[row][column] == pytest.approx(expected, rel=1e-4, abs=1e-9)

@@ -13,10 +13,16 @@ from reta.models import Classifier
 from reta.progress import track
 from reta.runtime import random_generator
 from reta.synthesis.pool import Pool
-from reta.topology import betti_curve, contraction_gap, persistence_diagrams
+from reta.topology import (
+    betti_curve,
+    contraction_gap,
+    persistence_diagrams,
+    persistence_image,
+)
 
 _DRAWN_CLASSES = 10
 _CURVE_POINTS = 120
+_IMAGE_SIDE = 24
 
 
 @dataclass(frozen=True)
@@ -144,4 +150,16 @@ def _diagrams(label: int, side: Sides, neighbours: int) -> dict[str, Any]:
         "max_length": length,
         "real": [diagram.tolist() for diagram in real],
         "synthetic": [diagram.tolist() for diagram in synthetic],
+        "images": {
+            "real": [_image(diagram, length) for diagram in real],
+            "synthetic": [_image(diagram, length) for diagram in synthetic],
+        },
     }
+
+
+def _image(diagram: torch.Tensor, length: float) -> list[list[float]]:
+    """Return a persistence image, five digits each: rows are persistence, columns birth."""
+    if length <= 0:  # one image alone, or all the same
+        return []
+    image = persistence_image(diagram, length, size=_IMAGE_SIDE)
+    return [[float(f"{value:.5g}") for value in row] for row in image.tolist()]
