@@ -29,13 +29,14 @@ class ConfidentAnchor:
         pool: Pool,
         label: int,
         queries: torch.Tensor,
-        current: torch.Tensor | None,
+        used: torch.Tensor | None,
         size: int,
     ) -> torch.Tensor:
         """Return the pool indices of the anchors of one class."""
         members = pool.members(label)
-        used = torch.isin(members, current) if current is not None else torch.zeros(len(members))
-        order = (pool.confidence[members] - 2 * used.float()).argsort(descending=True)
+        current = members[:0] if used is None else used[-1]
+        penalty = 2 * torch.isin(members, current).float()  # no anchor twice in a row
+        order = (pool.confidence[members] - penalty).argsort(descending=True)
         return members[order[torch.arange(len(queries)) % len(members)]]
 
 

@@ -46,7 +46,7 @@ def in_one_pass(made: Recovery, pool: Pool, *, scale: float, **options: object) 
     topology = made.recipe.topology
     ipc = made.settings.ipc
     count = min(ipc, topology.points)
-    real = topology.real_features(pool, LABELS, count, made.settings.seed)
+    (real,) = topology.real_features(pool, LABELS, count, made.settings.seed)
     leaf = made.pixels.detach().clone().requires_grad_()
     total = torch.zeros((), dtype=leaf.dtype)
     for column in range(len(LABELS)):
@@ -118,7 +118,7 @@ def test_points_can_count_alike() -> None:
     topology = TopologyAlignment(
         point_weight="one", graph="separate", normalize=False, neighbours=4, image_scale="sum"
     )
-    losses, _ = topology.gradient(blob, topology.target(other))
+    losses, _ = topology.gradient(blob, topology.target(other[None]))
     assert losses.item() == pytest.approx(0.5 * expected.item(), rel=1e-9)
 
 
@@ -131,7 +131,7 @@ def test_loops_count_with_their_weight(loop_weight: float) -> None:
     blob = torch.randn(1, 12, 2, generator=generator, dtype=torch.float64)
     options = {"graph": "separate", "normalize": False, "neighbours": 3}
     losses, _ = TopologyAlignment(loop_weight=loop_weight, **options).gradient(
-        blob, TopologyAlignment(loop_weight=loop_weight, **options).target(ring)
+        blob, TopologyAlignment(loop_weight=loop_weight, **options).target(ring[None])
     )
     components = 0.5 * topology_loss(blob[0], ring[0], 3, loop_weight=0.0, graph="separate") / 144
     both = 0.5 * topology_loss(blob[0], ring[0], 3, loop_weight=1.0, graph="separate") / 144
@@ -160,8 +160,8 @@ def test_raw_features_when_not_normalised(
     topology = TopologyAlignment(normalize=False)
     made = recovery(topology, double_committee, double_pool)
     features = made._features()
-    real = topology.real_features(double_pool, LABELS, 6, 5)
-    losses, _ = topology.gradient(features, topology.target(real))
+    (real,) = topology.real_features(double_pool, LABELS, 6, 5)
+    losses, _ = topology.gradient(features, topology.target(real[None]))
     for column in range(len(LABELS)):
         expected = 0.5 * topology_loss(features[column], real[column]) / 36
         assert losses[column].item() == pytest.approx(expected.item(), rel=1e-9)
@@ -219,11 +219,11 @@ def test_defaults_are_those_of_the_spec() -> None:
 def test_real_points_are_fixed_and_of_the_class(pool: Pool) -> None:
     """Another draw at each refresh would let the target wander; a class in the wrong row."""
     topology = TopologyAlignment()
-    one = topology.real_features(pool, LABELS, 5, 0)
+    (one,) = topology.real_features(pool, LABELS, 5, 0)
     assert one.shape == (3, 5, pool.features.shape[1])
-    assert torch.equal(one, topology.real_features(pool, LABELS, 5, 0))
-    assert not torch.equal(one, topology.real_features(pool, LABELS, 5, 1))
-    assert torch.equal(one[1:2], topology.real_features(pool, [0], 5, 0))  # in any block
+    assert torch.equal(one, topology.real_features(pool, LABELS, 5, 0)[0])
+    assert not torch.equal(one, topology.real_features(pool, LABELS, 5, 1)[0])
+    assert torch.equal(one[1:2], topology.real_features(pool, [0], 5, 0)[0])  # in any block
     for row, label in zip(one, LABELS, strict=True):
         own = pool.features[pool.labels == label]
         where = [(own == point).all(1).nonzero().flatten().tolist() for point in row]
@@ -236,7 +236,7 @@ def test_anchors_come_first_where_asked_for(pool: Pool) -> None:
     topology = TopologyAlignment(real_points="anchors")
     members = pool.members(0)
     anchors = torch.stack([members[[4, 4, 1]], pool.members(2)[[0, 3, 3]]], dim=1)
-    points = topology.real_features(pool, [0, 2], 5, 0, anchors)
+    (points,) = topology.real_features(pool, [0, 2], 5, 0, anchors)
     for column in range(2):
         first = pool.features[anchors[:, column].unique()]
         assert torch.equal(points[column, :2], first)
@@ -244,6 +244,21 @@ def test_anchors_come_first_where_asked_for(pool: Pool) -> None:
     without = topology.real_features(pool, [0, 2], 5, 0)
     sampled = TopologyAlignment().real_features(pool, [0, 2], 5, 0, anchors)
     assert torch.equal(sampled, without)
+
+
+def test_several_draws_give_the_mean_persistence_image(pool: Pool) -> None:
+    """The sum, one draw repeated, or each draw on a length of its own."""
+    topology = TopologyAlignment(graph="separate", draws=3, image_scale="sum", weight=1.0)
+    real = topology.real_features(pool, LABELS, 4, 0)
+    assert len({tuple(draw[0].flatten().tolist()) for draw in real}) == 3
+    target = topology.target(real)
+    assert target.images is not None
+    lengths = torch.stack([topology.target(draw[None]).lengths for draw in real]).mean(0)
+    assert torch.allclose(target.lengths, lengths)
+    for column in range(len(LABELS)):
+        alone = replace(topology, draws=1, max_length=float(lengths[column]))
+        images = torch.stack([alone.target(draw[None]).images[column] for draw in real])
+        assert torch.allclose(target.images[column], images.mean(0), atol=1e-6)
 
 
 def test_a_class_with_fewer_real_images_than_points(
@@ -292,6 +307,14 @@ def test_spreading_adds_up_to_the_same_pull(
         due = step in (0, 4, 7)
         torch.testing.assert_close(once[step] - main[step], pull * due, rtol=1e-6, atol=1e-12)
         torch.testing.assert_close(spread[step] - main[step], pull / 4, rtol=1e-6, atol=1e-12)
+
+
+def test_draws_need_a_graph_of_their_own() -> None:
+    """A mean over samples of an image that depends on the synthetic points of one of them."""
+    with pytest.raises(UsageError, match="separate"):
+        TopologyAlignment(draws=2)
+    with pytest.raises(UsageError, match="sample"):
+        TopologyAlignment(draws=2, graph="separate", real_points="anchors")
 
 
 @pytest.mark.parametrize("name", ["interval", "neighbours", "points", "image_size", "bandwidth"])

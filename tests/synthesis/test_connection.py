@@ -89,7 +89,7 @@ def test_a_fixed_anchor_stays(pool: Pool) -> None:
     """FADRM blends the image it started from in at every connection."""
     current = torch.tensor([5, 3, 3])
     queries = torch.randn(3, 128, generator=torch.Generator().manual_seed(0))
-    chosen = FixedAnchor().choose(pool, 1, queries, current, 16)
+    chosen = FixedAnchor().choose(pool, 1, queries, torch.stack([current * 0, current]), 16)
     assert torch.equal(chosen, current)
     with pytest.raises(UsageError, match="real images"):
         FixedAnchor().choose(pool, 1, queries, None, 16)

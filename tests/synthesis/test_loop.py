@@ -120,7 +120,7 @@ def test_a_plain_reimplementation_of_fadrm_agrees(
     cut = recipe.schedule.blocks(size)
     assert [(block.steps, block.size) for block in cut] == blocks
     views = [made._draw_views(block, index) for index, block in enumerate(cut)]
-    anchors = made.anchors
+    anchors = made.used[-1]
     result = made.run()
     used = teachers if method == "fadrm+" else teachers[:1]
     for group in range(ipc):
@@ -270,20 +270,20 @@ def test_connections_are_measured(double_committee: list[Classifier], double_poo
     before = made.pixels = noise.to(made.pixels) / made.unit
     made._connect(SIZE, 17)
     (row,) = made.connections
-    real = double_pool.images[made.anchors].double() / 255
+    real = double_pool.images[made.used[-1]].double() / 255
     blend = 0.5 * before * made.unit + 0.5 * real
     torch.testing.assert_close(made.pixels * made.unit, blend, rtol=0, atol=1e-7)
     gap = (before * made.unit - real).square().sum(dim=(2, 3, 4)).mean()
     assert row["step"] == 17
     assert row["fit_gap"] == pytest.approx(gap.item(), rel=1e-5)
-    reuse = [len(set(made.anchors[:, column].tolist())) for column in range(2)]
+    reuse = [len(set(made.used[-1][:, column].tolist())) for column in range(2)]
     assert row["distinct_anchors"] == sum(reuse) / 2
     complexity = [
         class_complexity(double_pool, label, SIZE, 1.0)[
             double_pool.members(label).tolist().index(anchor)
         ]
         for column, label in enumerate((0, 2))
-        for anchor in made.anchors[:, column].tolist()
+        for anchor in made.used[-1][:, column].tolist()
     ]
     assert row["complexity"] == pytest.approx(float(np.mean(complexity)), rel=1e-5)
     ratios = []

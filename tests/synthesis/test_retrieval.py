@@ -23,6 +23,7 @@ from reta.synthesis.retrieval import (
     fit_complexity_score,
     scale_complexity,
 )
+from small_world import PER_CLASS
 
 
 def rand(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -175,7 +176,56 @@ def test_the_current_anchor_does_not_matter(pool: Pool) -> None:
     queries = features_near(pool, 4)
     fresh = RetrievedAnchor().choose(pool, 0, queries, None, 16)
     current = pool.members(0)[:4]
-    assert torch.equal(RetrievedAnchor().choose(pool, 0, queries, current, 16), fresh)
+    assert torch.equal(RetrievedAnchor().choose(pool, 0, queries, current[None], 16), fresh)
+
+
+def test_a_fresh_anchor_was_never_used_by_the_same_image(pool: Pool) -> None:
+    """Only the last anchors ruled out, or those of another image of the class too."""
+    queries = features_near(pool, 3)
+    members, cost = brute_force_cost(pool, 1, queries, 0.1, 16)
+    used: list[torch.Tensor] = []
+    for _ in range(PER_CLASS):
+        history = torch.stack(used) if used else None
+        used.append(RetrievedAnchor(fresh=True).choose(pool, 1, queries, history, 16))
+    for column in range(3):
+        order = [members[place] for place in cost[column].argsort(kind="stable")]
+        assert [int(row[column]) for row in used] == order
+    again = RetrievedAnchor(fresh=True).choose(pool, 1, queries, torch.stack(used), 16)
+    assert torch.equal(again, used[0]), "when none is left the best comes again"
+
+
+def test_a_margin_keeps_the_current_anchor_while_it_is_nearly_as_good(pool: Pool) -> None:
+    """The margin on the wrong side, or measured against the first anchor instead of the last."""
+    queries = features_near(pool, 4)
+    members, cost = brute_force_cost(pool, 2, queries, 0.1, 16)
+    second = cost.argsort(axis=1)[:, 1]
+    used = torch.tensor([[members[place] for place in second]])
+    gaps = cost[np.arange(4), second] - cost.min(axis=1)
+    best = RetrievedAnchor().choose(pool, 2, queries, used, 16)
+    for row, gap in enumerate(gaps):
+        narrow = RetrievedAnchor(margin=float(gap) * 0.99)
+        wide = RetrievedAnchor(margin=float(gap) * 1.01)
+        assert narrow.choose(pool, 2, queries, used, 16)[row] == best[row]
+        assert wide.choose(pool, 2, queries, used, 16)[row] == used[0, row]
+        earlier = torch.cat([used, best[None]])
+        assert wide.choose(pool, 2, queries, earlier, 16)[row] == best[row]
+
+
+def test_few_candidates_are_those_of_medium_difficulty(pool: Pool) -> None:
+    """Other images than the nearest to the median; a current anchor lost in spite of a margin."""
+    queries = features_near(pool, 4)
+    confidence = pool.confidence[pool.members(0)]
+    near = (confidence - confidence.median()).abs().argsort(stable=True)
+    allowed = set(pool.members(0)[near[:3]].tolist())
+    chosen = RetrievedAnchor(candidates=3, trade_off=0.0).choose(pool, 0, queries, None, 16)
+    assert set(chosen.tolist()) <= allowed
+    members, cost = brute_force_cost(pool, 0, queries, 0.0, 16)
+    columns = [place for place, index in enumerate(members) if index in allowed]
+    expected = [members[columns[best]] for best in cost[:, columns].argmin(1)]
+    assert chosen.tolist() == expected
+    outside = torch.tensor([[next(index for index in members if index not in allowed)] * 4])
+    kept = RetrievedAnchor(candidates=3, margin=9.0).choose(pool, 0, queries, outside, 16)
+    assert torch.equal(kept, outside[0])
 
 
 @pytest.mark.parametrize(
@@ -186,6 +236,9 @@ def test_the_current_anchor_does_not_matter(pool: Pool) -> None:
         {"trade_off": 1.1},
         {"anchors": "none"},
         {"complexity_scale": "log"},
+        {"candidates": 0},
+        {"margin": -1.0},
+        {"fresh": True, "margin": 0.1},
     ],
 )
 def test_impossible_settings_are_refused(options: dict[str, object]) -> None:

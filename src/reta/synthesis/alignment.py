@@ -50,6 +50,9 @@ class TopologyAlignment:
         max_length: ε_max; None is the diameter of the real points of each class.
         real_points: a fixed random ``sample`` of the class, or the current ``anchors`` first
             and then the sample. The paper draws from the whole pool, anchors included.
+        draws: how many random samples of the class the real persistence image is the mean of. With
+            few images per class a single sample is a matter of luck; more need a ``separate``
+            graph, since one on the union belongs to one sample.
         spread: apply a T-th of the gradient at each of the T steps instead of all at once.
     """
 
@@ -67,12 +70,15 @@ class TopologyAlignment:
     point_weight: Literal["persistence", "one"] = "persistence"
     max_length: float | None = None
     real_points: Literal["sample", "anchors"] = "sample"
+    draws: int = 1
     spread: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("interval", "neighbours", "points", "image_size", "bandwidth"):
+        for name in ("interval", "neighbours", "points", "image_size", "bandwidth", "draws"):
             if getattr(self, name) <= 0:
                 raise UsageError(f"topology.{name} is {getattr(self, name)}; it must be above 0")
+        if self.draws > 1 and (self.graph == "union" or self.real_points == "anchors"):
+            raise UsageError("topology.draws above 1 needs graph=separate and real_points=sample")
 
     def due(self, step: int, steps: int) -> bool:
         """Return whether to apply at a step of a block."""
@@ -86,7 +92,7 @@ class TopologyAlignment:
         seed: int,
         anchors: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Return ``(classes, count, d)`` features of real images, the same at every step.
+        """Return ``(draws, classes, count, d)`` features of real images, the same at every step.
 
         Args:
             pool: the real images.
@@ -95,20 +101,27 @@ class TopologyAlignment:
             seed: of the run.
             anchors: ``(ipc, classes)`` pool indices of the current anchors, if they come first.
         """
-        chosen = []
-        for column, label in enumerate(labels):
-            members = pool.members(label)
-            order = members[random_generator(seed, "topology", label).permutation(len(members))]
-            if anchors is not None and self.real_points == "anchors":
-                first = anchors[:, column].unique()
-                order = torch.cat([first, order[~torch.isin(order, first)]])
-            chosen.append(order[:count])
-        return pool.features[torch.stack(chosen)]
+        draws = [
+            torch.stack([self._sample(pool, label, seed, draw)[:count] for label in labels])
+            for draw in range(self.draws)
+        ]
+        if anchors is not None and self.real_points == "anchors":
+            for row, own in zip(draws[0], anchors.T, strict=True):
+                first = own.unique()[:count]
+                rest = row[~torch.isin(row, first)]
+                row.copy_(torch.cat([first, rest])[:count])
+        return pool.features[torch.stack(draws)]
+
+    def _sample(self, pool: Pool, label: int, seed: int, draw: int) -> torch.Tensor:
+        members = pool.members(label)
+        rng = random_generator(seed, "topology", label, draw)
+        return members[rng.permutation(len(members))]
 
     def target(self, real: torch.Tensor) -> Target:
-        """Return the real side for real features ``(classes, n, d)``, to be reused at each step."""
-        points = self._scaled(real)
-        lengths = diameters(points)
+        """Return the real side for features ``(draws, classes, n, d)``, reused at each step."""
+        draws, classes = real.shape[:2]
+        points = self._scaled(real).flatten(0, 1)
+        lengths = diameters(points).view(draws, classes).mean(0)
         if self.max_length is not None:
             lengths = torch.full_like(lengths, self.max_length)
         images = None
@@ -116,16 +129,17 @@ class TopologyAlignment:
             images = persistence_images(
                 points,
                 k=self.neighbours,
-                max_lengths=lengths,
+                max_lengths=lengths.repeat(draws),
                 size=self.image_size,
                 bandwidth=self.bandwidth,
                 weight=self.point_weight,
                 essential=self.essential,
             )
-        return Target(points, lengths, images)
+            images = images.unflatten(0, (draws, classes)).mean(0)
+        return Target(points[:classes], lengths, images)
 
     def _scaled(self, features: torch.Tensor) -> torch.Tensor:
-        return F.normalize(features, dim=2) if self.normalize else features
+        return F.normalize(features, dim=-1) if self.normalize else features
 
     def gradient(self, features: torch.Tensor, target: Target) -> tuple[torch.Tensor, torch.Tensor]:
         """Return λ_topo·L_topo of each class and its gradient with respect to the features.

@@ -52,7 +52,7 @@ class Connection(Protocol):
         ...
 
     def choose(
-        self, pool: Pool, label: int, queries: torch.Tensor, current: torch.Tensor | None, size: int
+        self, pool: Pool, label: int, queries: torch.Tensor, used: torch.Tensor | None, size: int
     ) -> torch.Tensor:
         """Return pool indices ``(ipc,)`` of the anchors of one class.
 
@@ -60,8 +60,9 @@ class Connection(Protocol):
             pool: the real images.
             label: the class.
             queries: ``(ipc, d)`` features of the synthetic images.
-            current: ``(ipc,)`` pool indices of the last anchors; at first the start images, or
-                None if those are no real images.
+            used: ``(blocks so far, ipc)`` pool indices of the start images and of all anchors
+                since, the last row the current ones; None if the start were no real images and
+                nothing was connected yet.
             size: resolution at which the anchors will be connected.
         """
         ...
@@ -81,9 +82,9 @@ class FixedAnchor:
         check_share("connection.alpha", self.alpha)
 
     def choose(
-        self, pool: Pool, label: int, queries: torch.Tensor, current: torch.Tensor | None, size: int
+        self, pool: Pool, label: int, queries: torch.Tensor, used: torch.Tensor | None, size: int
     ) -> torch.Tensor:
         """Return the anchors unchanged."""
-        if current is None:
+        if used is None:
             raise UsageError("a fixed anchor needs a start from whole real images")
-        return current
+        return used[-1]

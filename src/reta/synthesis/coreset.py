@@ -2,10 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 
+from reta.runtime import random_generator
 from reta.synthesis.pool import Pool
+
+
+def random_order(pool: Pool, label: int, seed: int) -> torch.Tensor:
+    """Return the images of a class in random order."""
+    members = pool.members(label)
+    return members[random_generator(seed, "start", label).permutation(len(members))]
+
+
+def medium_order(pool: Pool, label: int, seed: int = 0) -> torch.Tensor:
+    """Return the images of a class, nearest the median of the true-class probability first.
+
+    FADRM starts from such images of medium difficulty.
+    """
+    members = pool.members(label)
+    confidence = pool.confidence[members]
+    return members[(confidence - confidence.median()).abs().argsort(stable=True)]
+
+
+def typical_order(pool: Pool, label: int, seed: int) -> torch.Tensor:
+    """Return the images of a class, most confidently recognised first."""
+    members = pool.members(label)
+    return members[pool.confidence[members].argsort(descending=True, stable=True)]
 
 
 def herding_order(pool: Pool, label: int, seed: int) -> torch.Tensor:
@@ -53,3 +79,13 @@ def _spread(features: torch.Tensor) -> torch.Tensor:
         nearest[chosen[-1]] = -1.0  # never again, not even among identical images
         chosen.append(int(nearest.argmax()))
     return torch.tensor(chosen, dtype=torch.int64)
+
+
+Order = Literal["medium", "random", "typical", "herding", "k-center"]
+ORDERS: dict[Order, Callable[[Pool, int, int], torch.Tensor]] = {
+    "medium": medium_order,
+    "random": random_order,
+    "typical": typical_order,
+    "herding": herding_order,
+    "k-center": center_order,
+}

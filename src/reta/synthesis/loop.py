@@ -99,7 +99,7 @@ class Recovery:
         self.unit = self.teachers[0].std.squeeze(0)[:channels]  # (channels, 1, 1)
         self.targets = torch.tensor(self.labels, device=device)
         beginning = recipe.start(pool, committee[0], self.labels, settings.ipc, settings.seed)
-        self.anchors = beginning.anchors
+        self.used = [] if beginning.anchors is None else [beginning.anchors]
         self.pixels = beginning.images[:, :, :channels].to(device) / self.unit
         self.packs = self._packs()
         self.topology = recipe.topology if settings.ipc > 1 else None
@@ -121,7 +121,6 @@ class Recovery:
         """
         watch = Stopwatch()
         frames = [self._frame()]
-        chosen = [self.anchors]
         if self.recipe.schedule:
             blocks = self.recipe.schedule.blocks(self.image_size)
             done = 0
@@ -132,11 +131,10 @@ class Recovery:
                 frames.append(self._frame())
                 if self.recipe.connection and index + 1 < len(blocks):
                     self._connect(blocks[index + 1].size, done)
-                    chosen.append(self.anchors)
         return Recovered(
             images=frames[-1],
             frames=frames,
-            anchors=[anchors.T.contiguous() for anchors in chosen if anchors is not None],
+            anchors=[anchors.T.contiguous() for anchors in self.used],
             steps=self.steps,
             connections=self.connections,
             seconds=watch.seconds,
@@ -250,7 +248,7 @@ class Recovery:
         for count, columns in self._point_groups(topology).items():
             if count not in self._targets or topology.real_points == "anchors":
                 labels = [self.labels[column] for column in columns]
-                anchors = None if self.anchors is None else self.anchors[:, columns]
+                anchors = self.used[-1][:, columns] if self.used else None
                 real = topology.real_features(self.pool, labels, count, self.settings.seed, anchors)
                 self._targets[count] = topology.target(real.to(features))
             losses, gradient = topology.gradient(features[columns, :count], self._targets[count])
@@ -286,14 +284,15 @@ class Recovery:
                 self.pool,
                 label,
                 queries[column],
-                None if self.anchors is None else self.anchors[:, column],
+                torch.stack(self.used)[..., column] if self.used else None,
                 size,
             )
             for column, label in enumerate(self.labels)
         ]
-        self.anchors = torch.stack(columns, dim=1)  # (ipc, classes)
-        patches = resample(self.pool.pixels(self.anchors).flatten(0, 1), size)
-        patches = patches.unflatten(0, self.anchors.shape).to(self.pixels.device)
+        anchors = torch.stack(columns, dim=1)  # (ipc, classes)
+        self.used.append(anchors)
+        patches = resample(self.pool.pixels(anchors).flatten(0, 1), size)
+        patches = patches.unflatten(0, anchors.shape).to(self.pixels.device)
         self.pixels = self._resized(size)
         before = self._features()  # at the new resolution, so that the ratio is the connection's
         images = self._shown(self.pixels)

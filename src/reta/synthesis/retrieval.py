@@ -13,6 +13,7 @@ from scipy.optimize import linear_sum_assignment
 from reta.errors import UsageError
 from reta.progress import warn_once
 from reta.synthesis.connection import check_share, resample
+from reta.synthesis.coreset import medium_order
 from reta.synthesis.pool import Pool
 
 ComplexityScale = Literal["minmax", "rank", "zscore", "raw"]
@@ -114,6 +115,11 @@ class RetrievedAnchor:
             ``distinct`` gives each its own, at the least total cost.
         complexity_scale: how c(o) is brought to the scale of the fit term.
         sigma: smoothing of Eq. 5, in pixels.
+        candidates: only so many real images of each class, the same at every connection; None is
+            all of them.
+        margin: keep the current anchor unless another's J is lower by more than this.
+        fresh: never blend in an image that was blended into the same synthetic one before, nor
+            the one it started from.
     """
 
     alpha: float = 0.5
@@ -121,29 +127,68 @@ class RetrievedAnchor:
     anchors: Anchors = "argmin"
     complexity_scale: ComplexityScale = "minmax"
     sigma: float = 1.0
+    candidates: int | None = None
+    margin: float = 0.0
+    fresh: bool = False
 
     def __post_init__(self) -> None:
         check_share("connection.alpha", self.alpha)
         check_share("connection.trade_off", self.trade_off)
+        if self.candidates is not None and self.candidates < 1:
+            raise UsageError(f"connection.candidates is {self.candidates}; it must be at least 1")
+        if self.margin < 0:
+            raise UsageError(f"connection.margin is {self.margin}; it must not be negative")
+        if self.fresh and self.margin:
+            raise UsageError("connection.fresh changes every anchor, connection.margin keeps it")
         for value, choices in ((self.anchors, Anchors), (self.complexity_scale, ComplexityScale)):
             if value not in get_args(choices):
                 raise UsageError(f"{value!r} is not one of {', '.join(get_args(choices))}")
 
     def choose(
-        self, pool: Pool, label: int, queries: torch.Tensor, current: torch.Tensor | None, size: int
+        self, pool: Pool, label: int, queries: torch.Tensor, used: torch.Tensor | None, size: int
     ) -> torch.Tensor:
         """Return pool indices ``(ipc,)``: o* = argmin J over the class, see `Connection`."""
-        members = pool.members(label)
         complexity = class_complexity(pool, label, size, self.sigma)
         cost = fit_complexity_score(
             queries.double().cpu(),
-            pool.features[members].double(),
+            pool.features[pool.members(label)].double(),
             scale_complexity(complexity.double(), self.complexity_scale),
             self.trade_off,
         )  # (ipc, m)
+        cost = self._adjusted(cost, pool.members(label), used)
+        members, cost = self._candidates(pool, label, cost, used)
         if self.anchors == "argmin" or len(members) < len(queries):
             if self.anchors == "distinct":
                 warn_once("a class has fewer real images than ipc: anchors cannot be distinct")
             return members[cost.argmin(dim=1)]
         _, columns = linear_sum_assignment(cost.numpy())
         return members[torch.from_numpy(columns)]
+
+    def _adjusted(
+        self, cost: torch.Tensor, members: torch.Tensor, used: torch.Tensor | None
+    ) -> torch.Tensor:
+        """Return J ``(ipc, m)`` with the current anchor favoured, or all used ones ruled out."""
+        if used is None:
+            return cost
+        if self.fresh:
+            taken = (used[:, :, None] == members).any(dim=0)  # (ipc, m)
+            # A large number and not infinity: where all are used, the best is used again, and
+            # an assignment at finite cost exists.
+            return cost + 1e6 * taken
+        return cost - self.margin * (used[-1][:, None] == members)
+
+    def _candidates(
+        self, pool: Pool, label: int, cost: torch.Tensor, used: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the images ``(m,)`` to choose from and their costs ``(ipc, m)``.
+
+        Images of medium difficulty come first, as in FADRM's pool; with a margin the current
+        anchors stay among them.
+        """
+        members = pool.members(label)
+        if self.candidates is None or self.candidates >= len(members):
+            return members, cost
+        kept = torch.isin(members, medium_order(pool, label)[: self.candidates])
+        if used is not None and self.margin:
+            kept |= torch.isin(members, used[-1])
+        return members[kept], cost[:, kept]

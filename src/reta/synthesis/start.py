@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +13,7 @@ from reta.data.augment import random_views, render
 from reta.models import Classifier
 from reta.progress import warn_once
 from reta.runtime import images_per_pass, random_generator
-from reta.synthesis.coreset import center_order, herding_order
+from reta.synthesis.coreset import ORDERS, Order, random_order
 from reta.synthesis.pool import Pool
 
 
@@ -48,38 +48,6 @@ def pick(ranked: torch.Tensor, count: int, label: int) -> torch.Tensor:
     return ranked[torch.arange(count) % len(ranked)]
 
 
-def random_order(pool: Pool, label: int, seed: int) -> torch.Tensor:
-    """Return the images of a class in random order."""
-    members = pool.members(label)
-    return members[random_generator(seed, "start", label).permutation(len(members))]
-
-
-def medium_order(pool: Pool, label: int, seed: int) -> torch.Tensor:
-    """Return the images of a class, nearest the median of the true-class probability first.
-
-    FADRM starts from such images of medium difficulty.
-    """
-    members = pool.members(label)
-    confidence = pool.confidence[members]
-    return members[(confidence - confidence.median()).abs().argsort(stable=True)]
-
-
-def typical_order(pool: Pool, label: int, seed: int) -> torch.Tensor:
-    """Return the images of a class, most confidently recognised first."""
-    members = pool.members(label)
-    return members[pool.confidence[members].argsort(descending=True, stable=True)]
-
-
-Order = Literal["medium", "random", "typical", "herding", "k-center"]
-_ORDERS: dict[Order, Callable[[Pool, int, int], torch.Tensor]] = {
-    "medium": medium_order,
-    "random": random_order,
-    "typical": typical_order,
-    "herding": herding_order,
-    "k-center": center_order,
-}
-
-
 @dataclass(frozen=True)
 class RealImages:
     """Whole real images.
@@ -94,7 +62,7 @@ class RealImages:
         self, pool: Pool, teacher: Classifier, labels: Sequence[int], ipc: int, seed: int
     ) -> Beginning:
         """Return the first ``ipc`` images of each class."""
-        order = _ORDERS[self.order]
+        order = ORDERS[self.order]
         anchors = [pick(order(pool, label, seed), ipc, label) for label in labels]
         indices = torch.stack(anchors, dim=1)  # (ipc, classes)
         return Beginning(pool.pixels(indices), indices)
