@@ -12,8 +12,8 @@ from torchvision.models import get_model
 from reta import models
 from reta.errors import UsageError
 from reta.runtime import seeded
+from reta.synthesis.relabel import committee_logits
 
-HEAVY = {"resnet101", "wide_resnet50_2", "densenet169", "densenet201"}
 SMALL_NAMES = [name for name in models.names() if name != "alexnet"]
 
 
@@ -26,16 +26,11 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-def marked(names: list[str]) -> list[object]:
-    """Put the heavy networks off to the long run."""
-    return [pytest.param(name, marks=pytest.mark.slow) if name in HEAVY else name for name in names]
-
-
 def images(count: int, size: int) -> torch.Tensor:
     return torch.rand(count, 3, size, size, generator=torch.Generator().manual_seed(0))
 
 
-@pytest.mark.parametrize("name", marked(SMALL_NAMES))
+@pytest.mark.parametrize("name", SMALL_NAMES)
 def test_small_images_give_features_and_logits(name: str) -> None:
     model = models.freeze(models.build(name, 7, 32))
     features = model.features(images(2, 32))
@@ -43,6 +38,14 @@ def test_small_images_give_features_and_logits(name: str) -> None:
     torch.testing.assert_close(model(images(2, 32)), model.head(features))
     assert model(images(2, 32)).shape == (2, model.classes) == (2, 7)
     assert model.name == name
+
+
+def test_alexnet_gives_features_and_logits() -> None:
+    """The one network that needs larger images; dropout in its head would part the two."""
+    model = models.freeze(models.build("alexnet", 3, 72))
+    features = model.features(images(2, 72))
+    assert features.shape == (2, 4096)
+    torch.testing.assert_close(model(images(2, 72)), model.head(features))
 
 
 @pytest.mark.parametrize("name", ["resnet18", "shufflenet_v2_x0_5", "convnet4", "swin_t"])
@@ -114,6 +117,44 @@ def test_small_stems_keep_the_resolution(
         )
         model(images(1, size))
         assert seen[0][-2:] == (side, side)
+
+
+CONVOLUTIONAL = [name for name in SMALL_NAMES if name not in ("swin_t", "efficientnet_b0")]
+
+
+@pytest.mark.parametrize(
+    ("name", "last"),
+    [
+        *[(name, "layer4") for name in ("resnet18", "resnet50", "resnet101", "wide_resnet50_2")],
+        *[(name, "features.norm5") for name in ("densenet121", "densenet169", "densenet201")],
+        ("mobilenet_v2", "features.18"),
+        *[(name, "conv5") for name in ("shufflenet_v2_x0_5", "shufflenet_v2_x1_0")],
+    ],
+)
+def test_fadrms_networks_end_in_four_by_four(name: str, last: str) -> None:
+    """FADRM's networks for CIFAR pool 4 × 4 features: a stride too many or few in any stem."""
+    seen: list[torch.Size] = []
+    with torch.device("meta"):  # shapes alone
+        model = models.freeze(models.build(name, 3, 32))
+        model.trunk.get_submodule(last).register_forward_hook(
+            lambda _m, _i, output: seen.append(output.shape)
+        )
+        model(torch.rand(1, 3, 32, 32))
+    assert seen[0][-2:] == (4, 4)
+
+
+@pytest.mark.parametrize("name", CONVOLUTIONAL)
+def test_fadrms_stems(name: str) -> None:
+    """FADRM's table: 3 × 3, stride 1, padding 1, as many channels as before, and no pool."""
+    with torch.device("meta"):
+        layers = list(models.build(name, 3, 32).trunk.modules())
+        original = get_model("resnet18" if name.startswith("convnet") else name, weights=None)
+    stem = next(layer for layer in layers if isinstance(layer, nn.Conv2d))
+    assert (stem.kernel_size, stem.stride, stem.padding) == ((3, 3), (1, 1), (1, 1))
+    assert not any(isinstance(layer, nn.MaxPool2d) for layer in layers)
+    if not name.startswith("convnet"):
+        first = next(layer for layer in original.modules() if isinstance(layer, nn.Conv2d))
+        assert stem.out_channels == first.out_channels
 
 
 def test_first_convolutions() -> None:
@@ -194,3 +235,117 @@ def test_refusals_name_the_fix(name: str, size: int, said: str) -> None:
 def test_std_must_be_positive() -> None:
     with pytest.raises(UsageError, match="positive"):
         models.build("convnet3", 3, 8, std=(0.0, 1.0, 1.0))
+
+
+class Small(nn.Module):
+    """A network of one's own: no BatchNorm, and a linear layer before its head."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.body = nn.Conv2d(3, 8, 3, stride=2)
+        self.neck = nn.Linear(8, 6)
+        self.out = nn.Sequential(nn.Dropout(0.5), nn.Linear(6, classes))
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        hidden = self.body(pixels).relu().mean((2, 3))
+        logits: torch.Tensor = self.out(self.neck(hidden).relu())
+        return logits
+
+
+@pytest.mark.parametrize("head", [None, "out", "out.1"])
+def test_any_module_is_taken_apart(head: str | None) -> None:
+    """The wrong layer taken for the head, or the caller's module changed."""
+    module = Small(5).eval()
+    keys = list(module.state_dict())
+    model = models.freeze(models.wrap(module, 5, 16, mean=(0, 0, 0), std=(1, 1, 1), head=head))
+    features = model.features(images(3, 16))
+    assert features.shape == (3, 6) == (3, model.feature_dim)
+    torch.testing.assert_close(model.head(features), module(images(3, 16)))
+    assert list(module.state_dict()) == keys
+    assert model.batch_norms() == []
+
+
+class Apart(nn.Module):
+    """Adds something after its linear layer, so that layer is no head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(3, 4)
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.fc(pixels.mean((2, 3))) * 2
+        return logits
+
+
+@pytest.mark.parametrize(
+    ("module", "head", "said"),
+    [
+        (Small(5), "neck", "'neck' does not map|does not map images"),
+        (Small(5), "nothing", "'nothing' is no submodule"),
+        (Small(4), None, "no linear layer with 5 outputs"),
+        (nn.Sequential(nn.Flatten(), nn.Linear(7, 5)), None, "does not map images"),
+        (nn.Sequential(nn.Conv2d(3, 5, 3), nn.Linear(14, 5)), None, "does not map a feature"),
+        (
+            nn.Sequential(
+                nn.BatchNorm2d(3, track_running_stats=False), nn.Flatten(), nn.Linear(768, 5)
+            ),
+            None,
+            "without running statistics",
+        ),
+    ],
+)
+def test_a_module_that_is_no_classifier_is_refused(
+    module: nn.Module, head: str | None, said: str
+) -> None:
+    """A module whose features or logits are not what they seem, taken at its word."""
+    with pytest.raises(UsageError, match=said):
+        models.wrap(module, 5, 16, head=head)
+    with pytest.raises(UsageError, match="does not map a feature"):
+        models.wrap(Apart(), 4, 16)
+
+
+def test_a_registered_network_is_one_of_the_names() -> None:
+    """A network of one's own that `build` does not seed, or that hides one of ours."""
+    models.register("small_one", lambda classes, image_size: Small(classes))
+    one, same = (models.build("small_one", 3, 16, seed=4) for _ in range(2))
+    assert "small_one" in models.names()
+    assert torch.equal(one.head.weight, same.head.weight)
+    for name in ("resnet18", "convnet3", "a/b", "a@b", "timm:x"):
+        with pytest.raises(UsageError, match="cannot name"):
+            models.register(name, lambda classes, image_size: Small(classes))
+
+
+@pytest.mark.parametrize("name", ["test_resnet", "test_efficientnet", "test_vit", "test_convnext"])
+def test_timm_networks(name: str) -> None:
+    """Features that are not what timm's own classifier is fed; layers that BatchNorm hides in."""
+    timm = pytest.importorskip("timm")
+    settings = {"img_size": 32} if name == "test_vit" else {}
+    with seeded(0, "weights", f"timm:{name}"):
+        original = timm.create_model(name, num_classes=3, **settings).eval()
+    model = models.build(f"timm:{name}", 3, 32, mean=(0, 0, 0), std=(1, 1, 1))
+    for layer in model.batch_norms():
+        assert type(layer).forward is nn.BatchNorm2d.forward
+    assert bool(model.batch_norms()) == (name in ("test_resnet", "test_efficientnet"))
+    models.freeze(model)
+    with torch.no_grad():
+        fed = original.forward_head(original.forward_features(images(2, 32)), pre_logits=True)
+        torch.testing.assert_close(model.features(images(2, 32)), fed)
+        torch.testing.assert_close(model(images(2, 32)), original(images(2, 32)))
+
+
+def test_timm_layers_that_normalise_and_activate_keep_the_activation() -> None:
+    """Labels are made under batch statistics: relabelling a timm network must equal train mode."""
+    pytest.importorskip("timm")
+    model = models.build("timm:test_efficientnet", 3, 32)
+    views = images(8, 32)
+    with torch.no_grad():
+        by_hand = model.train()(views)
+    ours = committee_logits([models.freeze(model)], views, [8])
+    torch.testing.assert_close(ours, by_hand, rtol=1e-4, atol=1e-4)
+
+
+def test_an_unknown_timm_network_names_the_nearest() -> None:
+    """A list of a thousand names for an answer."""
+    pytest.importorskip("timm")
+    with pytest.raises(UsageError, match="did you mean timm:resnet18"):
+        models.check("timm:resnet_18", 32)

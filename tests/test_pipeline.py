@@ -20,6 +20,7 @@ from torchvision.datasets import ImageFolder
 import reta
 from reta.config import Config
 from reta.errors import DataError, UsageError
+from reta.models import register
 from reta.pipeline import class_blocks, class_folders, distill
 from reta.preparation import open_data, recipe_of
 from reta.progress import warn_once
@@ -307,6 +308,37 @@ def test_no_topology_at_one_image_per_class_is_said_once(tmp_path, caplog):
         distill(replace(TINY, ipc=1), tmp_path / "run")
     said = [record for record in caplog.records if "has no topology" in record.message]
     assert len(said) == 1
+
+
+class NoNorm(torch.nn.Module):
+    """A teacher of one's own, without BatchNorm."""
+
+    def __init__(self, classes):
+        super().__init__()
+        self.body = torch.nn.Conv2d(3, 16, 5, stride=3)
+        self.head = torch.nn.Linear(16, classes)
+
+    def forward(self, pixels):
+        return self.head(self.body(pixels).relu().mean((2, 3)))
+
+
+def test_a_teacher_without_batchnorm_has_no_alignment_term_and_it_is_said(tmp_path, caplog):
+    """Breaks when a missing term ends in a traceback, or is missing without a word."""
+    register("no_norm", lambda classes, image_size: NoNorm(classes))
+    warn_once.cache_clear()
+    with caplog.at_level(logging.WARNING, logger="reta"):
+        folder = distill(replace(TINY, teachers=("no_norm",), students=1), tmp_path / "run")
+    said = "teacher no_norm has no BatchNorm: its alignment term is 0"
+    assert [record.message for record in caplog.records].count(said) == 1
+    assert any("no_norm has no BatchNorm" in line for line in folder_warnings(folder))
+    steps = json.loads((folder / "units/recover-000.json").read_text())["facts"]["steps"]
+    assert {step["bn_gap"] for step in steps} == {0.0}
+    assert train(folder, student="no_norm")["student"] == "no_norm"
+
+
+def folder_warnings(folder: Path) -> list[str]:
+    warnings: list[str] = RunFolder(folder).manifest()["warnings"]
+    return warnings
 
 
 def test_a_comparison_shares_teachers_and_tabulates(tmp_path):

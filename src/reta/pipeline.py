@@ -218,6 +218,11 @@ def cautions(prepared: Prepared) -> list[str]:
         for name, value in prepared.accuracy.items()
         if is_weak(value, len(source.classes))
     ]
+    said += [
+        f"Teacher {teacher.name} has no BatchNorm, so its alignment term is 0."
+        for teacher in prepared.committee
+        if not teacher.batch_norms()
+    ]
     counts = source.train.labels.bincount(minlength=len(source.classes)).tolist()
     few = [name for name, count in zip(source.classes, counts, strict=True) if count <= ipc]
     if few:

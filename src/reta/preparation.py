@@ -10,8 +10,8 @@ from reta.config import SHARE_OF_STEPS, Config, resolve, with_options
 from reta.data.sources import Source, open_source
 from reta.errors import DataError, unknown
 from reta.methods import METHODS
-from reta.models import Classifier, build, check, freeze
-from reta.progress import log
+from reta.models import Classifier, build, check, file_stem, freeze
+from reta.progress import log, warn_once
 from reta.runtime import Device, Stopwatch
 from reta.storage import RunFolder, Unit
 from reta.synthesis.pool import Pool, build_pool
@@ -83,6 +83,8 @@ def prepare(config: Config, source: Source, run: RunFolder, place: Device) -> Pr
     hashes, accuracy = {}, {}
     for name in config.teachers or ():
         teacher, unit = _teacher(name, config, source, run, place)
+        if not teacher.batch_norms():
+            warn_once(f"teacher {name} has no BatchNorm: its alignment term is 0")
         committee.append(teacher)
         hashes[name] = unit.files[_weights(name)]
         accuracy[name] = unit.facts["test_accuracy"]
@@ -91,7 +93,7 @@ def prepare(config: Config, source: Source, run: RunFolder, place: Device) -> Pr
 
 
 def _weights(name: str) -> str:
-    return f"teachers/{name}.safetensors"
+    return f"teachers/{file_stem(name)}.safetensors"
 
 
 def is_weak(accuracy: float, classes: int) -> bool:
@@ -118,7 +120,7 @@ def _teacher(
         "seed": config.seed,
         "protocol": asdict(protocol),
     }
-    unit = run.unit(f"teacher-{name}", inputs)
+    unit = run.unit(f"teacher-{file_stem(name)}", inputs)
     if unit.done:
         tensors, facts = read_tensors(run.path / path)
         if tuple(facts["classes"]) != source.classes:

@@ -13,7 +13,7 @@ from reta.config import Config, from_yaml, resolve
 from reta.data.distilled import DistilledSet, load, run_manifest
 from reta.data.sources import Source
 from reta.errors import DataError, UsageError
-from reta.models import build, check
+from reta.models import build, check, file_stem
 from reta.preparation import open_data
 from reta.runtime import Device, Stopwatch, choose_device
 from reta.storage import RunFolder, Unit, json_bytes, read_json
@@ -102,7 +102,7 @@ def _train_one(
         "protocol": asdict(protocol),
         "set": {key: digest for key, digest in files.items() if key.startswith(_SET)},
     }
-    unit = run.unit(f"student-{name}-{seed}", inputs)
+    unit = run.unit(f"student-{file_stem(name)}-{seed}", inputs)
     if unit.done:
         return unit
     watch = Stopwatch()
@@ -118,7 +118,9 @@ def _train_one(
         "std": list(spread),
         "image_size": source.image_size,
     }
-    unit.write(f"students/{name}-{seed}.safetensors", tensor_bytes(model.state_dict(), facts))
+    unit.write(
+        f"students/{file_stem(name)}-{seed}.safetensors", tensor_bytes(model.state_dict(), facts)
+    )
     unit.finish(
         {
             "architecture": name,

@@ -1,20 +1,26 @@
-"""Classifiers: torchvision's architectures and the ConvNet, with stems that fit small images.
+"""Architectures by name: torchvision's, with stems that fit small images, ConvNets, timm's, yours.
 
-A `Classifier` takes images in [0, 1] and normalises them itself: no other part of reta knows a
-mean or a standard deviation.
+FADRM's stems, which torchvision's networks get up to 64 px: a 3 × 3 convolution of stride 1 and no
+pool for ResNets, DenseNets and ShuffleNets; stride 1 in the stem and in the second stage for
+MobileNetV2. All of them end in 4 × 4 features at 32 px.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import difflib
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
-import torch
 from torch import nn
 from torchvision.models import get_model
 
 from reta.errors import UsageError, unknown
+from reta.models.classifier import Classifier, wrap
 from reta.runtime import seeded
+
+Builder = Callable[[int, int], nn.Module]
 
 SMALL = 64
 """Side in pixels up to which a network gets a stem that keeps the resolution."""
@@ -69,64 +75,29 @@ _FAMILIES = (
 _TORCHVISION = {name: family for family in _FAMILIES for name in family.members}
 _CONVNETS = {f"convnet{depth}": depth for depth in (3, 4, 5)}
 _CONVNET_WIDTH = 128
-
-
-class Classifier(nn.Module):
-    """A network that classifies images in [0, 1]: normalisation, trunk, head.
-
-    Attributes:
-        name: the architecture, as given to `build`.
-        classes: number of logits.
-        feature_dim: length of a feature vector.
-        trunk: maps normalised images (n, 3, h, w) to features (n, feature_dim).
-        head: maps features to logits (n, classes); any dropout before the logits is part of it.
-        mean, std: what images are normalised with, (1, 3, 1, 1).
-    """
-
-    mean: torch.Tensor
-    std: torch.Tensor
-
-    def __init__(
-        self,
-        name: str,
-        network: nn.Module,
-        head: str,
-        classes: int,
-        mean: Sequence[float],
-        std: Sequence[float],
-    ) -> None:
-        super().__init__()
-        self.name = name
-        self.classes = classes
-        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).reshape(1, 3, 1, 1))
-        self.register_buffer("std", torch.tensor(std, dtype=torch.float32).reshape(1, 3, 1, 1))
-        self.head = network.get_submodule(head)
-        network.set_submodule(head, nn.Identity())
-        self.trunk = network
-        last = [part for part in self.head.modules() if isinstance(part, nn.Linear)][-1]
-        self.feature_dim = last.in_features
-        for part in self.head.modules():
-            if isinstance(part, nn.Dropout):
-                part.inplace = False  # or head(features) would change the caller's features
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Return logits (n, classes) of images (n, 3, h, w) in [0, 1]."""
-        logits: torch.Tensor = self.head(self.features(images))
-        return logits
-
-    def features(self, images: torch.Tensor) -> torch.Tensor:
-        """Return penultimate, globally pooled features (n, feature_dim) of images in [0, 1]."""
-        features: torch.Tensor = self.trunk((images - self.mean) / self.std)
-        return features
-
-    def batch_norms(self) -> list[nn.BatchNorm2d]:
-        """Return the BatchNorm layers in registration order (none in AlexNet and Swin)."""
-        return [part for part in self.modules() if isinstance(part, nn.BatchNorm2d)]
+_TIMM = "timm:"
+_REGISTERED: dict[str, Builder] = {}
 
 
 def names() -> list[str]:
-    """Return the names that `build` accepts."""
-    return [*_TORCHVISION, *_CONVNETS]
+    """Return the names that `build` accepts, besides ``timm:NAME``."""
+    return [*_TORCHVISION, *_CONVNETS, *_REGISTERED]
+
+
+def register(name: str, make: Builder) -> None:
+    """Make a network of one's own known by a name, for teachers and students of this process.
+
+    Args:
+        name: letters, digits, ``_``, ``.`` and ``-``; not that of another network.
+        make: takes the number of classes and the side of the images in pixels and returns a
+            freshly initialised module that maps normalised images (n, 3, s, s) to logits.
+
+    Raises:
+        UsageError: if the name cannot be used.
+    """
+    if not re.fullmatch(r"[\w.-]+", name) or name in _TORCHVISION or name in _CONVNETS:
+        raise UsageError(f"{name!r} cannot name a network of your own; choose another, like my_net")
+    _REGISTERED[name] = make
 
 
 def build(
@@ -140,11 +111,12 @@ def build(
 ) -> Classifier:
     """Return a freshly initialised classifier whose stem fits the image size.
 
-    Up to 64 px the early strides and pools made for 224 px are left out, as in FADRM's networks.
-    The same name, sizes and seed give the same weights; torch's global state is left alone.
+    Up to 64 px the early strides and pools made for 224 px are left out of torchvision's networks,
+    as in FADRM's; timm's and one's own are taken as they are. The same name, sizes and seed give
+    the same weights; torch's global state is left alone.
 
     Args:
-        name: one of `names()`.
+        name: one of `names()`, or ``timm:NAME``.
         classes: number of classes.
         image_size: side of the images in pixels.
         mean: per channel, of images in [0, 1].
@@ -154,31 +126,53 @@ def build(
     Raises:
         UsageError: if the name is unknown or the network does not work at that size.
     """
-    if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
-        raise UsageError("mean and std need three channels each, and std must be positive")
     check(name, image_size)
     with seeded(seed, "weights", name):
-        if name in _CONVNETS:
-            network, head = _convnet(_CONVNETS[name], classes), "head"
-        else:
-            family = _TORCHVISION[name]
-            network, head = get_model(name, weights=None, num_classes=classes), family.head
-            if image_size <= SMALL:
-                _refit(network, family.stem)
-    return Classifier(name, network, head, classes, mean, std)
+        module = network(name, classes, image_size)
+    return dress(name, module, classes, image_size, mean, std)
 
 
-def freeze(model: Classifier) -> Classifier:
-    """Put a model in eval mode, switch its gradients off and return it."""
-    model.requires_grad_(False)
-    model.eval()
-    return model
+def network(name: str, classes: int, image_size: int) -> nn.Module:
+    """Return the bare module of an architecture, as its own library names its parameters.
+
+    Initial weights are drawn from torch's global state.
+    """
+    if name.startswith(_TIMM):
+        return _timm(name.removeprefix(_TIMM), classes, image_size)
+    if name in _REGISTERED:
+        return _REGISTERED[name](classes, image_size)
+    if name in _CONVNETS:
+        return _convnet(_CONVNETS[name], classes)
+    module: nn.Module = get_model(name, weights=None, num_classes=classes)
+    if image_size <= SMALL:
+        _refit(module, _TORCHVISION[name].stem)
+    return module
+
+
+def dress(
+    name: str,
+    module: nn.Module,
+    classes: int,
+    image_size: int,
+    mean: Sequence[float],
+    std: Sequence[float],
+) -> Classifier:
+    """Return what `network` returned, weights loaded or not, as a classifier; it is taken over."""
+    if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
+        raise UsageError("mean and std need three channels each, and std must be positive")
+    if name in _TORCHVISION:
+        return Classifier(name, module, _TORCHVISION[name].head, classes, mean, std)
+    if name in _CONVNETS:
+        return Classifier(name, module, "head", classes, mean, std)
+    return wrap(module, classes, image_size, mean=mean, std=std, name=name)
 
 
 def check(name: str, image_size: int) -> None:
     """Raise UsageError if there is no such network, or it would shrink the image to nothing."""
-    if name not in names():
-        raise unknown("model", name, names())
+    if name.startswith(_TIMM):
+        _check_timm(name.removeprefix(_TIMM))
+    elif name not in names():
+        raise unknown("model", name, [*names(), f"{_TIMM}NAME"])
     if name in _CONVNETS and image_size < 2 ** _CONVNETS[name]:
         fits = [other for other, depth in _CONVNETS.items() if 2**depth <= image_size]
         raise UsageError(
@@ -193,6 +187,32 @@ def check(name: str, image_size: int) -> None:
             f"{name} works on images larger than {SMALL} px, not on {image_size} px; "
             "use resnet18 or convnet3, or a larger image size"
         )
+
+
+def _check_timm(name: str) -> None:
+    try:
+        import timm
+    except ImportError as error:
+        raise UsageError(f"timm:{name} needs timm: pip install 'reta[timm]'") from error
+    if not timm.is_model(name):
+        near = difflib.get_close_matches(name, timm.list_models(), n=1)
+        hint = f"; did you mean timm:{near[0]}?" if near else ""
+        raise UsageError(f"timm has no model {name!r}{hint} (timm.list_models() names them all)")
+
+
+def _timm(name: str, classes: int, image_size: int) -> nn.Module:
+    """Return a model of timm with random weights; transformers are made for the image size."""
+    import timm
+
+    settings = timm.get_pretrained_cfg(name)
+    sized: dict[str, Any] = (
+        {"img_size": image_size} if settings and settings.fixed_input_size else {}
+    )
+    try:
+        module: nn.Module = timm.create_model(name, num_classes=classes, **sized)
+    except (AssertionError, TypeError) as error:
+        raise UsageError(f"timm:{name} does not work on {image_size} px: {error}") from error
+    return module
 
 
 def _refit(network: nn.Module, stem: Mapping[str, tuple[int, int] | None]) -> None:
