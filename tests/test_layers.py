@@ -20,7 +20,7 @@ LAYERS = [
     ["synthesis", "training"],
     ["topology", "committee", "data"],
     ["models"],
-    ["config", "runtime", "storage", "tensors"],
+    ["config", "executor", "runtime", "storage", "tensors"],
     ["progress"],
     ["errors", "__init__"],
 ]

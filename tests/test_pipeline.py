@@ -21,7 +21,7 @@ import reta
 from reta.config import Config
 from reta.errors import DataError, UsageError
 from reta.models import register
-from reta.pipeline import class_blocks, class_folders, distill
+from reta.pipeline import balanced, class_folders, distill
 from reta.preparation import open_data, recipe_of
 from reta.progress import warn_once
 from reta.storage import RunFolder
@@ -444,9 +444,9 @@ def test_images_cannot_change_places(finished, tmp_path):
 )
 def test_class_blocks_are_balanced(count, sizes):
     """Breaks when a block, which is a BN group, is left with a single class."""
-    blocks = class_blocks(count)
-    assert [len(block) for block in blocks] == sizes
-    assert [label for block in blocks for label in block] == list(range(count))
+    spans = balanced(count, 100)
+    assert [len(span) for span in spans] == sizes
+    assert [label for span in spans for label in span] == list(range(count))
 
 
 def test_the_effort_scales_a_methods_own_budget():

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from reta.config import Config
 from reta.errors import UsageError
+from reta.executor import Executor, Serial
 from reta.methods import METHODS
-from reta.pipeline import data_facts, distill_prepared, keep_config
+from reta.pipeline import Job, data_facts, distill_jobs, keep_config
 from reta.preparation import Prepared, open_data, prepare, recipe_of
-from reta.progress import log
-from reta.runtime import choose_device
 from reta.storage import RunFolder, json_bytes, read_json
-from reta.students import mean_std, train
+from reta.students import Training, mean_std, train_runs
 
 
 def compare(
@@ -26,6 +26,7 @@ def compare(
     seeds: int = 1,
     device: str = "auto",
     command: str = "",
+    executor: Executor | None = None,
 ) -> dict[str, Any]:
     """Distil with several methods, train students on each set and tabulate.
 
@@ -37,6 +38,7 @@ def compare(
         seeds: distillation seeds per method, counted up from the configuration's.
         device: ``auto``, ``cpu``, ``cuda`` ….
         command: the command line, to be kept with the numbers.
+        executor: where the units of work are done; in this process by default.
 
     Returns:
         The content of ``comparison.json``.
@@ -50,20 +52,23 @@ def compare(
         raise UsageError(f"none of these methods has {', '.join(sorted(unused))}")
     for one in configs:
         recipe_of(one)
-    place = choose_device(device)
+    executor = executor or Serial()
+    place = executor.device(device)
     source = open_data(configs[0])
     folder = RunFolder(out)
     with folder.locked():
         keep_config(folder, replace(config, options={}), source)
-        prepared = prepare(config, source, folder, place)
-        runs: dict[str, list[str]] = {}
+        prepared = prepare(config, source, folder, place, executor)
+        jobs: dict[str, list[Job]] = {}
         for one in configs:
             own = replace(prepared.config, method=one.method, options=one.options)
             for seed in range(config.seed, config.seed + seeds):
                 name = one.method if seeds == 1 else f"{one.method}-{seed}"
-                log.info("%s, seed %d", one.method, seed)
-                _run(replace(prepared, config=replace(own, seed=seed)), folder.path / name, device)
-                runs.setdefault(one.method, []).append(name)
+                job = Job(folder.path / name, replace(own, seed=seed))
+                jobs.setdefault(one.method, []).append(job)
+        _do(prepared, [job for own in jobs.values() for job in own], executor)
+        executor.check()
+        runs = {method: [str(job) for job in own] for method, own in jobs.items()}
         comparison = {
             "title": source.name,
             "command": command,
@@ -92,12 +97,17 @@ def _for_method(config: Config, method: str) -> Config:
     return replace(config, method=method, options=options)
 
 
-def _run(prepared: Prepared, out: Path, device: str) -> None:
-    run = RunFolder(out)
-    with run.locked():
-        keep_config(run, prepared.config, prepared.source)
-        distill_prepared(prepared, run)
-    train(out, device=device, source=prepared.source)
+def _do(prepared: Prepared, jobs: Sequence[Job], executor: Executor) -> None:
+    """Distil every job, then train the students of those that are whole."""
+    with ExitStack() as locks:
+        for job in jobs:
+            locks.enter_context(job.folder.locked())
+            keep_config(job.folder, job.config, prepared.source)
+        whole = distill_jobs(prepared, jobs, executor)
+    config = prepared.config
+    training = Training(config, prepared.source, prepared.device)
+    paths = [job.path for job in whole]
+    train_runs(paths, config.student or "", config.students or 1, training, executor)
 
 
 def _row(folder: RunFolder, method: str, names: Sequence[str]) -> dict[str, Any]:

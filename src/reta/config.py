@@ -50,6 +50,8 @@ class Config:
         students: how many students are trained, with different seeds.
         learning_rate: of the students, not of the pixels.
         stretch: η of the students' cosine; at 2 it ends at half the rate.
+        block: classes optimised together, at most; a BN group is one image of each, so it is part
+            of the method, and smaller blocks than 100 give other images.
         images_per_pass: synthetic images in one forward pass; changes speed and memory only.
         options: settings of the method, such as connection.trade_off: 0.2.
     """
@@ -72,6 +74,7 @@ class Config:
     students: Annotated[int | None, _BY_EFFORT] = None
     learning_rate: float = 1e-3
     stretch: float = 2.0
+    block: int = 100
     images_per_pass: int = 100
     options: Annotated[Mapping[str, Any], tyro.conf.Suppress] = dataclasses.field(
         default_factory=dict
@@ -102,6 +105,7 @@ _COUNTS = (
     "steps",
     "label_epochs",
     "students",
+    "block",
     "images_per_pass",
 )
 

@@ -36,6 +36,12 @@ class StorageError(RetaError):
     exit_code = 5
 
 
+class UnfinishedError(RetaError):
+    """Units of work that were given up; the others are done, and the same command tries again."""
+
+    exit_code = 6
+
+
 def unknown(kind: str, given: str, names: Iterable[str]) -> UsageError:
     """Return the error for a name that does not exist: the nearest one, and all there are."""
     choices = list(names)

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import datetime
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -22,41 +22,80 @@ from reta.data.distilled import image_name, read_images
 from reta.data.sources import Source
 from reta.errors import UsageError
 from reta.evaluation.geometry import measure
+from reta.executor import Executor, Serial
 from reta.preparation import Prepared, is_weak, open_data, prepare, recipe_of
-from reta.progress import track
-from reta.runtime import Stopwatch, choose_device, hardware, peak_memory
+from reta.runtime import Stopwatch, hardware, peak_memory
 from reta.storage import RunFolder, Unit, json_bytes
 from reta.synthesis.history import history_sheet
 from reta.synthesis.loop import Recovered, Settings, recover
 from reta.synthesis.pool import Pool
-from reta.synthesis.recipe import Recipe
 from reta.synthesis.relabel import relabel
 from reta.tensors import png_bytes, tensor_bytes
 
-CLASSES_PER_BLOCK = 100
 EPOCHS_PER_SHARD = 50
 # Settings that say where the images lie (their fingerprint is compared), how students are trained,
 # or how much fits in memory; not what the set is.
 _FREE = ("data", "student", "students", "learning_rate", "stretch", "images_per_pass")
 
 
-def distill(config: Config, out: Path | str, device: str = "auto") -> Path:
+@dataclass(frozen=True)
+class Job:
+    """A method with its settings, and the folder its distilled set goes to."""
+
+    path: Path
+    config: Config
+
+    def __str__(self) -> str:
+        return self.path.name
+
+    @property
+    def folder(self) -> RunFolder:
+        """The run folder; every unit opens it anew, wherever it is done."""
+        return RunFolder(self.path)
+
+
+@dataclass(frozen=True)
+class Part:
+    """One unit of work of a job: some classes, or some epochs of labels.
+
+    Attributes:
+        job: what it belongs to.
+        index: which of the parts it is.
+        span: the classes or epochs.
+    """
+
+    job: Job
+    index: int
+    span: range
+
+    def __str__(self) -> str:
+        return f"{self.job}, {self.span.start} to {self.span.stop - 1}"
+
+
+def distill(
+    config: Config, out: Path | str, device: str = "auto", executor: Executor | None = None
+) -> Path:
     """Distil a data set into a run folder: images, soft labels and how they came about.
 
     Args:
         config: the settings.
         out: the run folder; if it holds an unfinished run of the same settings, that continues.
         device: ``auto``, ``cpu``, ``cuda`` ….
+        executor: where the units of work are done; in this process by default.
 
     Returns:
         The run folder.
     """
-    place = choose_device(device)
+    executor = executor or Serial()
+    place = executor.device(device)
     source = open_data(config)
     run = RunFolder(out)
     with run.locked():
         keep_config(run, config, source)
-        return distill_prepared(prepare(config, source, run, place), run)
+        prepared = prepare(config, source, run, place, executor)
+        distill_jobs(prepared, [Job(run.path, prepared.config)], executor)
+    executor.check()
+    return run.path
 
 
 def keep_config(run: RunFolder, config: Config, source: Source) -> None:
@@ -86,49 +125,56 @@ def keep_config(run: RunFolder, config: Config, source: Source) -> None:
         unit.finish({"fingerprint": source.fingerprint})
 
 
-def distill_prepared(prepared: Prepared, run: RunFolder) -> Path:
-    """Recover, relabel and measure one method in its own folder; then seal the folder."""
-    config, source = prepared.config, prepared.source
-    recipe = recipe_of(config)
-    count = len(source.classes)
-    folders = class_folders(source.classes)
-    blocks = class_blocks(count)
-    units = [
-        _recover_block(prepared, recipe, run, index, block, folders)
-        for index, block in enumerate(blocks)
-    ]
-    images = read_images(run.path, folders, config.ipc)
-    files = {name: digest for unit in units for name, digest in unit.files.items()}
-    _relabel(prepared, run, images.flatten(0, 1), files)
-    geometry = run.unit("geometry", {"images": files, "teachers": prepared.teachers})
-    if not geometry.done:
-        measured = measure(prepared.committee[0], prepared.pool, images, range(count))
-        geometry.write("geometry.json", json_bytes(measured))
-        geometry.finish()
-    seal(run, prepared, recipe, folders)
-    return run.path
+def distill_jobs(prepared: Prepared, jobs: Sequence[Job], executor: Executor) -> list[Job]:
+    """Recover, relabel and measure, each job in its own folder; seal and return the whole ones.
 
-
-def class_blocks(count: int) -> list[range]:
-    """Return blocks of at most 100 classes, as equal as can be.
-
-    A block is also a BN group, so 101 classes become 51 and 50 and not 100 and a lonely one.
+    A job of which a unit was given up stops there; the others go on.
     """
-    blocks = -(-count // CLASSES_PER_BLOCK)
+    whole = list(jobs)
+    for stage, work, parts in STAGES:
+        units = [part for job in whole for part in parts(job, prepared)]
+        broken = {unit.job.path for unit in executor.run(stage, work, prepared, units)}
+        whole = [job for job in whole if job.path not in broken]
+    for job in whole:
+        seal(job, prepared)
+    return whole
+
+
+def balanced(count: int, most: int) -> list[range]:
+    """Return consecutive blocks of at most ``most``, as equal as can be.
+
+    A class block is also a BN group, so 101 become 51 and 50 and not 100 and a lonely one.
+    """
+    blocks = -(-count // most)
     bounds = [index * count // blocks for index in range(blocks + 1)]
     return [range(begin, end) for begin, end in pairwise(bounds)]
 
 
-def _recover_block(
-    prepared: Prepared,
-    recipe: Recipe,
-    run: RunFolder,
-    index: int,
-    labels: range,
-    folders: Sequence[str],
-) -> Unit:
+def class_blocks(job: Job, prepared: Prepared) -> list[Part]:
+    """Return the blocks of classes that are optimised together."""
+    return _parts(job, balanced(len(prepared.source.classes), job.config.block))
+
+
+def label_shards(job: Job, prepared: Prepared) -> list[Part]:
+    """Return the shards of epochs that labels are written in."""
+    epochs = range(job.config.label_epochs or 1)
+    starts = epochs[::EPOCHS_PER_SHARD]
+    return _parts(job, [epochs[start : start + EPOCHS_PER_SHARD] for start in starts])
+
+
+def _parts(job: Job, spans: Sequence[range]) -> list[Part]:
+    return [Part(job, index, span) for index, span in enumerate(spans)]
+
+
+def whole_set(job: Job, prepared: Prepared) -> list[Part]:
+    """Return one part: all classes."""
+    return [Part(job, 0, range(len(prepared.source.classes)))]
+
+
+def recover_block(prepared: Prepared, part: Part) -> None:
     """Recover one class block as a unit of work."""
-    config, source = prepared.config, prepared.source
+    config, source, labels = part.job.config, prepared.source, part.span
+    recipe = recipe_of(config)
     settings = Settings(config.ipc, config.seed, source.flip, config.images_per_pass)
     inputs = {
         "recipe": describe(recipe),
@@ -139,10 +185,11 @@ def _recover_block(
         "teachers": prepared.teachers,
         "labels": list(labels),
     }
-    unit = run.unit(f"recover-{index:03d}", inputs)
+    unit = part.job.folder.unit(_block_name(part.index), inputs)
     if unit.done:
-        return unit
+        return
     result = recover(recipe, prepared.committee, prepared.pool, labels, settings)
+    folders = class_folders(source.classes)
     for label, own in zip(labels, result.images, strict=True):
         for number, image in enumerate(own):
             unit.write(image_name(folders[label], number), png_bytes(image))
@@ -158,7 +205,10 @@ def _recover_block(
             "peak_memory": peak_memory(),
         }
     )
-    return unit
+
+
+def _block_name(index: int) -> str:
+    return f"recover-{index:03d}"
 
 
 def _write_history(
@@ -172,33 +222,60 @@ def _write_history(
     return facts
 
 
-def _relabel(
-    prepared: Prepared, run: RunFolder, images: torch.Tensor, files: Mapping[str, str]
-) -> None:
-    """Write the soft labels, a shard of epochs at a time."""
-    config, source = prepared.config, prepared.source
-    epochs = config.label_epochs or 1
-    shards = range(0, epochs, EPOCHS_PER_SHARD)
-    for begin in track(shards, "relabel: soft labels", len(shards)):
-        span = range(begin, min(begin + EPOCHS_PER_SHARD, epochs))
-        index = begin // EPOCHS_PER_SHARD
-        inputs = {
-            "images": dict(files),
-            "teachers": prepared.teachers,
-            "epochs": [span.start, span.stop],
-            "seed": config.seed,
-            "format": config.label_format,
-            "flip": source.flip,
-        }
-        unit = run.unit(f"labels-{index:03d}", inputs)
-        if unit.done:
-            continue
-        watch = Stopwatch()
-        shard = relabel(prepared.committee, images, span, seed=config.seed, flip=source.flip)
-        tensors = shard.tensors(config.label_format)
-        facts = {"classes": list(source.classes), "format": config.label_format}
-        unit.write(f"labels/views-{index:03d}.safetensors", tensor_bytes(tensors, facts))
-        unit.finish({"seconds": watch.seconds})
+def _recovered(prepared: Prepared, job: Job) -> tuple[torch.Tensor, dict[str, str]]:
+    """Return all synthetic images ``(classes, ipc, 3, s, s)``, and the hashes of their files."""
+    run = job.folder
+    records = [run.finished(_block_name(part.index)) for part in class_blocks(job, prepared)]
+    files = {name: digest for record in records for name, digest in record["files"].items()}
+    images = read_images(run.path, class_folders(prepared.source.classes), job.config.ipc)
+    return images, files
+
+
+def label_shard(prepared: Prepared, part: Part) -> None:
+    """Write some epochs of soft labels as a unit of work."""
+    config, source, span = part.job.config, prepared.source, part.span
+    images, files = _recovered(prepared, part.job)
+    inputs = {
+        "images": files,
+        "teachers": prepared.teachers,
+        "epochs": [span.start, span.stop],
+        "seed": config.seed,
+        "format": config.label_format,
+        "flip": source.flip,
+    }
+    unit = part.job.folder.unit(f"labels-{part.index:03d}", inputs)
+    if unit.done:
+        return
+    watch = Stopwatch()
+    shard = relabel(
+        prepared.committee, images.flatten(0, 1), span, seed=config.seed, flip=source.flip
+    )
+    tensors = shard.tensors(config.label_format)
+    facts = {"classes": list(source.classes), "format": config.label_format}
+    unit.write(f"labels/views-{part.index:03d}.safetensors", tensor_bytes(tensors, facts))
+    unit.finish({"seconds": watch.seconds})
+
+
+def measure_set(prepared: Prepared, part: Part) -> None:
+    """Measure the geometry of a distilled set as a unit of work."""
+    images, files = _recovered(prepared, part.job)
+    inputs = {"images": files, "teachers": prepared.teachers}
+    unit = part.job.folder.unit("geometry", inputs)
+    if unit.done:
+        return
+    measured = measure(prepared.committee[0], prepared.pool, images, part.span)
+    unit.write("geometry.json", json_bytes(measured))
+    unit.finish()
+
+
+# What is done with every job: the stage, its function, and the parts it comes in.
+STAGES: Sequence[
+    tuple[str, Callable[[Prepared, Part], None], Callable[[Job, Prepared], list[Part]]]
+] = (
+    ("recover", recover_block, class_blocks),
+    ("label", label_shard, label_shards),
+    ("measure", measure_set, whole_set),
+)
 
 
 def class_folders(classes: Sequence[str]) -> list[str]:
@@ -210,9 +287,9 @@ def class_folders(classes: Sequence[str]) -> list[str]:
     return [f"{index:0{width}d}_{name}"[:100] for index, name in enumerate(safe)]
 
 
-def cautions(prepared: Prepared) -> list[str]:
+def cautions(prepared: Prepared, config: Config) -> list[str]:
     """Return what a reader of the results should know, in sentences."""
-    source, ipc = prepared.source, prepared.config.ipc
+    source, ipc = prepared.source, config.ipc
     said = [
         f"Teacher {name} recognises only {100 * value:.0f} % of unseen images."
         for name, value in prepared.accuracy.items()
@@ -229,7 +306,7 @@ def cautions(prepared: Prepared) -> list[str]:
         said.append(f"No more real images than synthetic ones in: {', '.join(few[:5])}.")
     if len(source.test) < 100:
         said.append(f"Accuracy is measured on {len(source.test)} images only.")
-    if prepared.config.effort == "smoke":
+    if config.effort == "smoke":
         said.append("Effort smoke: everything was cut short, only to see it run.")
     return said
 
@@ -250,10 +327,11 @@ def data_facts(source: Source) -> dict[str, Any]:
     }
 
 
-def seal(run: RunFolder, prepared: Prepared, recipe: Recipe, folders: Sequence[str]) -> None:
+def seal(job: Job, prepared: Prepared) -> None:
     """Write the manifest of a finished run."""
-    config, source = prepared.config, prepared.source
-    run.seal(
+    config, source = job.config, prepared.source
+    recipe = recipe_of(config)
+    job.folder.seal(
         {
             "reta": __version__,
             "method": config.method,
@@ -262,12 +340,12 @@ def seal(run: RunFolder, prepared: Prepared, recipe: Recipe, folders: Sequence[s
             "recipe": describe(recipe),
             "data": data_facts(source),
             "classes": list(source.classes),
-            "folders": list(folders),
+            "folders": class_folders(source.classes),
             "ipc": config.ipc,
             "seed": config.seed,
             "teachers": prepared.teachers,
             "teacher_accuracy": prepared.accuracy,
-            "warnings": cautions(prepared),
+            "warnings": cautions(prepared, config),
             "hardware": hardware(),
             "device": asdict(prepared.device),
             "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),

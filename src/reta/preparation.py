@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from reta.config import SHARE_OF_STEPS, Config, resolve, with_options
 from reta.data.sources import Source, open_source
 from reta.errors import DataError, unknown
+from reta.executor import Executor
 from reta.methods import METHODS
 from reta.models import Classifier, build, check, file_stem, freeze
 from reta.progress import log, warn_once
 from reta.runtime import Device, Stopwatch
-from reta.storage import RunFolder, Unit
+from reta.storage import RunFolder
 from reta.synthesis.pool import Pool, build_pool
 from reta.synthesis.recipe import Recipe
 from reta.tensors import read_tensors, tensor_bytes
@@ -76,20 +78,47 @@ def open_data(config: Config) -> Source:
     return source
 
 
-def prepare(config: Config, source: Source, run: RunFolder, place: Device) -> Prepared:
+def prepare(
+    config: Config, source: Source, run: RunFolder, place: Device, executor: Executor
+) -> Prepared:
     """Train the committee (squeeze) and build the pool, or read them back."""
     config = resolve(config, source.image_size)
+    taught = Lesson(run.path, config, source, place)
+    names = config.teachers or ()
+    executor.run("teacher", train_unit, taught, names)
+    executor.check()  # without its committee nothing can go on
     committee: list[Classifier] = []
     hashes, accuracy = {}, {}
-    for name in config.teachers or ():
-        teacher, unit = _teacher(name, config, source, run, place)
+    for name in names:
+        teacher, record = read_teacher(taught, name)
         if not teacher.batch_norms():
             warn_once(f"teacher {name} has no BatchNorm: its alignment term is 0")
         committee.append(teacher)
-        hashes[name] = unit.files[_weights(name)]
-        accuracy[name] = unit.facts["test_accuracy"]
+        hashes[name] = record["files"][_weights(name)]
+        accuracy[name] = record["facts"]["test_accuracy"]
     pool = _pool(source, committee[0], hashes, run)
     return Prepared(config, source, place, committee, hashes, accuracy, pool)
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What the units that train a teacher share."""
+
+    path: Path
+    config: Config
+    source: Source
+    place: Device
+
+    def model(self, name: str) -> Classifier:
+        """Return an untrained teacher."""
+        average, spread = self.source.mean_std
+        classes, size = len(self.source.classes), self.source.image_size
+        seed = self.config.seed
+        return build(name, classes, size, mean=average, std=spread, seed=seed).to(self.place.torch)
+
+
+def _unit(name: str) -> str:
+    return f"teacher-{file_stem(name)}"
 
 
 def _weights(name: str) -> str:
@@ -102,34 +131,25 @@ def is_weak(accuracy: float, classes: int) -> bool:
     return classes > 1 and accuracy < chance + 0.1 * (1 - chance)
 
 
-def _teacher(
-    name: str, config: Config, source: Source, run: RunFolder, place: Device
-) -> tuple[Classifier, Unit]:
-    """Return one frozen teacher and its unit."""
-    average, spread = source.mean_std
-    model = build(
-        name, len(source.classes), source.image_size, mean=average, std=spread, seed=config.seed
-    ).to(place.torch)
-    path = _weights(name)
-    protocol = Protocol(config.teacher_epochs or 1)
+def train_unit(lesson: Lesson, name: str) -> None:
+    """Train one teacher as a unit of work."""
+    source, seed = lesson.source, lesson.config.seed
+    protocol = Protocol(lesson.config.teacher_epochs or 1)
     inputs = {
         "architecture": name,
         "data": source.fingerprint,
         "image_size": source.image_size,
         "flip": source.flip,
-        "seed": config.seed,
+        "seed": seed,
         "protocol": asdict(protocol),
     }
-    unit = run.unit(f"teacher-{file_stem(name)}", inputs)
+    unit = RunFolder(lesson.path).unit(_unit(name), inputs)
     if unit.done:
-        tensors, facts = read_tensors(run.path / path)
-        if tuple(facts["classes"]) != source.classes:
-            raise DataError(f"{path}: taught {facts['classes']}, the data has {source.classes}")
-        model.load_state_dict(tensors)
-        return freeze(model), unit
+        return
     watch = Stopwatch()
+    model = lesson.model(name)
     progress = train_teacher(
-        model, source.train, source.test, protocol, flip=source.flip, seed=config.seed
+        model, source.train, source.test, protocol, flip=source.flip, seed=seed
     )
     if is_weak(progress.last, len(source.classes)):
         log.warning(
@@ -146,9 +166,21 @@ def _teacher(
         "epochs": protocol.epochs,
         "parameters": sum(p.numel() for p in model.parameters()),
     }
-    unit.write(path, tensor_bytes(model.state_dict(), facts))
+    unit.write(_weights(name), tensor_bytes(model.state_dict(), facts))
     unit.finish(facts | {"curve": progress.curve, "seconds": watch.seconds})
-    return freeze(model), unit
+
+
+def read_teacher(lesson: Lesson, name: str) -> tuple[Classifier, dict[str, Any]]:
+    """Return one frozen teacher and the record of its unit."""
+    run = RunFolder(lesson.path)
+    tensors, facts = read_tensors(run.path / _weights(name))
+    if tuple(facts["classes"]) != lesson.source.classes:
+        raise DataError(
+            f"{_weights(name)}: taught {facts['classes']}, the data has {lesson.source.classes}"
+        )
+    model = lesson.model(name)
+    model.load_state_dict(tensors)
+    return freeze(model), run.finished(_unit(name))
 
 
 def _pool(source: Source, teacher: Classifier, hashes: Mapping[str, str], run: RunFolder) -> Pool:

@@ -180,6 +180,19 @@ class RunFolder:
             return None
         return record if isinstance(record, dict) and set(record) == _RECORD else None
 
+    def finished(self, name: str) -> dict[str, Any]:
+        """Return the record of a unit that must be there.
+
+        Raises:
+            DataError: if it is not.
+        """
+        record = self.record(name)
+        if record is None:
+            raise DataError(
+                f"{self.record_path(name)}: missing or damaged; repair: the same command again"
+            )
+        return record
+
     def records(self) -> dict[str, dict[str, Any]]:
         """Return the records of all finished units by name."""
         names = sorted(path.stem for path in (self.path / "units").glob("*.json"))

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, replace
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
 from reta.config import Config, from_yaml, resolve
-from reta.data.distilled import DistilledSet, load, run_manifest
+from reta.data.distilled import load, run_manifest
 from reta.data.sources import Source
 from reta.errors import DataError, UsageError
+from reta.executor import Executor, Serial
 from reta.models import build, check, file_stem
 from reta.preparation import open_data
-from reta.runtime import Device, Stopwatch, choose_device
-from reta.storage import RunFolder, Unit, json_bytes, read_json
+from reta.runtime import Device, Stopwatch
+from reta.storage import RunFolder, json_bytes, read_json
 from reta.tensors import tensor_bytes
 from reta.training import Protocol, train_student
 
@@ -30,6 +32,7 @@ def train(
     device: str = "auto",
     source: Source | None = None,
     data: str | None = None,
+    executor: Executor | None = None,
 ) -> dict[str, Any]:
     """Train students from scratch on a distilled set and measure them on unseen real images.
 
@@ -42,6 +45,7 @@ def train(
         device: ``auto``, ``cpu``, ``cuda`` ….
         source: the real images, if they are open already.
         data: where the real images lie now, if they moved.
+        executor: where the students are trained; in this process by default.
 
     Returns:
         The content of ``metrics.json``.
@@ -71,29 +75,76 @@ def train(
     check(name, source.image_size)
     if count < 1:
         raise UsageError(f"students is {count}; it must be at least 1")
-    with run.locked():
-        place = choose_device(device)
-        own = load(run.path, temperature=None)
-        units = [_train_one(run, name, seed, config, source, own, place) for seed in range(count)]
-        metrics = collect(run, name, units, source, own)
-        unit = run.unit("metrics", metrics)
-        if not unit.done:
-            unit.write("metrics.json", json_bytes(metrics))
-            unit.finish()
-        run.seal({key: value for key, value in manifest.items() if key not in ("files", "seal")})
+    executor = executor or Serial()
+    training = Training(config, source, executor.device(device))
+    measured = train_runs([run.path], name, count, training, executor)
+    executor.check()
+    return measured[run.path]
+
+
+def train_runs(
+    paths: Sequence[Path], name: str, count: int, training: Training, executor: Executor
+) -> dict[Path, dict[str, Any]]:
+    """Train the students of several runs of one data set; return the metrics of each.
+
+    A run of which a student was given up has none.
+    """
+    students = [Student(path, name, seed) for path in paths for seed in range(count)]
+    with ExitStack() as locks:
+        for path in paths:
+            locks.enter_context(RunFolder(path).locked())
+        broken = {one.path for one in executor.run("student", train_unit, training, students)}
+        return {
+            path: _keep_metrics(RunFolder(path), [s for s in students if s.path == path], training)
+            for path in paths
+            if path not in broken
+        }
+
+
+def _keep_metrics(
+    run: RunFolder, students: Sequence[Student], training: Training
+) -> dict[str, Any]:
+    manifest = run.manifest()
+    metrics = collect(run, students, training)
+    unit = run.unit("metrics", metrics)
+    if not unit.done:
+        unit.write("metrics.json", json_bytes(metrics))
+        unit.finish()
+    run.seal({key: value for key, value in manifest.items() if key not in ("files", "seal")})
     return metrics
 
 
-def _train_one(
-    run: RunFolder,
-    name: str,
-    seed: int,
-    config: Config,
-    source: Source,
-    data: DistilledSet,
-    place: Device,
-) -> Unit:
+@dataclass(frozen=True)
+class Training:
+    """What the units that train a student share."""
+
+    config: Config
+    source: Source
+    place: Device
+
+
+@dataclass(frozen=True)
+class Student:
+    """One unit of work: a student, and the run it is trained on."""
+
+    path: Path
+    architecture: str
+    seed: int
+
+    def __str__(self) -> str:
+        return f"{self.path.name}, {self.architecture}, seed {self.seed}"
+
+    @property
+    def unit(self) -> str:
+        """The name of its unit."""
+        return f"student-{file_stem(self.architecture)}-{self.seed}"
+
+
+def train_unit(training: Training, student: Student) -> None:
     """Train one student as a unit of work."""
+    run, source, config = RunFolder(student.path), training.source, training.config
+    name, seed = student.architecture, student.seed
+    data = load(run.path, temperature=None)
     protocol = Protocol(data.epochs, config.learning_rate, stretch=config.stretch)
     files = run.manifest()["files"]
     inputs = {
@@ -102,14 +153,14 @@ def _train_one(
         "protocol": asdict(protocol),
         "set": {key: digest for key, digest in files.items() if key.startswith(_SET)},
     }
-    unit = run.unit(f"student-{file_stem(name)}-{seed}", inputs)
+    unit = run.unit(student.unit, inputs)
     if unit.done:
-        return unit
+        return
     watch = Stopwatch()
     average, spread = source.mean_std
     model = build(
         name, len(source.classes), source.image_size, mean=average, std=spread, seed=seed
-    ).to(place.torch)
+    ).to(training.place.torch)
     progress = train_student(model, data, source.test, protocol, seed=seed)
     facts = {
         "architecture": name,
@@ -133,7 +184,6 @@ def _train_one(
             "seconds": watch.seconds,
         }
     )
-    return unit
 
 
 def mean_std(values: Sequence[float]) -> tuple[float, float]:
@@ -149,12 +199,13 @@ def _summed(matrices: Iterable[Sequence[Sequence[int]]]) -> list[list[int]]:
     return [[true, taken, count] for (true, taken), count in sorted(total.items())]
 
 
-def collect(
-    run: RunFolder, student: str, units: Sequence[Unit], source: Source, data: DistilledSet
-) -> dict[str, Any]:
+def collect(run: RunFolder, trained: Sequence[Student], training: Training) -> dict[str, Any]:
     """Return the figures of a run: of these students, and of how the set came about."""
+    classes, config = training.source.classes, training.config
+    student = trained[0].architecture
+    measured = [run.finished(one.unit)["facts"] for one in trained]
     students = [
-        {key: value for key, value in unit.facts.items() if key != "confusion"} for unit in units
+        {key: value for key, value in facts.items() if key != "confusion"} for facts in measured
     ]
     last, last_std = mean_std([facts["last"] for facts in students])
     best, best_std = mean_std([facts["best"] for facts in students])
@@ -174,33 +225,41 @@ def collect(
             "best_std": best_std,
         },
         "students": students,
-        "confusion": _summed(unit.facts["confusion"] for unit in units),
+        "confusion": _summed(facts["confusion"] for facts in measured),
         "kappa_mean": read_json(run.path / "geometry.json")["kappa_mean"],
-        "seconds_per_image": sum(facts["seconds"] for facts in recovered) / len(data),
+        "seconds_per_image": sum(facts["seconds"] for facts in recovered)
+        / (config.ipc * len(classes)),
         "peak_memory": max(facts["peak_memory"] for facts in recovered),
         "bytes_images": sizes["images"],
         "bytes_labels": sizes["labels"],
-        "label_epochs": data.epochs,
-        "chance": 1 / len(source.classes),
+        "label_epochs": config.label_epochs,
+        "chance": 1 / len(classes),
         "full_data": full and {"test_accuracy": full, "architecture": student},
     }
 
 
-def evaluate(folder: Path | str, device: str = "auto", data: str | None = None) -> dict[str, Any]:
+def evaluate(
+    folder: Path | str,
+    device: str = "auto",
+    data: str | None = None,
+    executor: Executor | None = None,
+) -> dict[str, Any]:
     """Return the figures of a distilled set, training its students first if there are none.
 
     Args:
         folder: a run folder.
         device: ``auto``, ``cpu``, ``cuda`` ….
         data: where the real images lie now, if they moved.
+        executor: where the students are trained; in this process by default.
 
     Returns:
         The content of ``metrics.json``: accuracy of the students on unseen real images, κ, cost
         and sizes.
     """
     run = RunFolder(folder)
-    if "metrics.json" not in run_manifest(run)["files"]:
-        return train(folder, device=device, data=data)
-    # The students measured last; any that belong to another set or protocol are trained anew.
-    earlier = read_json(run.path / "metrics.json")
-    return train(folder, earlier["student"], len(earlier["students"]), device, data=data)
+    student = count = None
+    if "metrics.json" in run_manifest(run)["files"]:
+        # The students measured last; those of another set or protocol are trained anew.
+        earlier = read_json(run.path / "metrics.json")
+        student, count = earlier["student"], len(earlier["students"])
+    return train(folder, student, count, device, data=data, executor=executor)

@@ -9,6 +9,7 @@ import torch
 from reta.committee import committee_logits
 from reta.data.labels import BATCH, LabelShard, draw_epoch, micro_batches
 from reta.models import Classifier
+from reta.progress import track
 from reta.runtime import images_per_pass
 
 
@@ -38,7 +39,7 @@ def relabel(
     # A few batches at once, so that memory does not grow with the number of images.
     at_once = max(1, images_per_pass(size) // BATCH)
     shown, logits = [], []
-    for epoch in epochs:
+    for epoch in track(epochs, "relabel: soft labels", len(epochs)):
         views = draw_epoch(seed, epoch, count, size, crop, flip)
         shown.append(views)
         for begin in range(0, len(batches), at_once):
