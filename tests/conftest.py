@@ -7,7 +7,7 @@ import copy
 import pytest
 import torch
 
-from reta.data.sources import ImageSet
+from reta.data.images import ImageSet
 from reta.models import Classifier
 from reta.synthesis.pool import Pool, build_pool
 from small_world import CLASSES, PER_CLASS, SIZE, make_images, make_teacher

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import torch
 
-from reta.data.sources import ImageSet
+from reta.data.images import DecodedImages
 from reta.models import Classifier, build, freeze
 
 CLASSES, PER_CLASS, SIZE = 4, 9, 16
 
 
-def make_images(classes: int, per_class: int, size: int, seed: int = 0) -> ImageSet:
+def make_images(classes: int, per_class: int, size: int, seed: int = 0) -> DecodedImages:
     """Return random images: each class has a pattern of its own, each image its own noise."""
     generator = torch.Generator().manual_seed(seed)
     patterns = torch.rand(classes, 1, 3, size, size, generator=generator)
@@ -19,7 +19,7 @@ def make_images(classes: int, per_class: int, size: int, seed: int = 0) -> Image
     labels = torch.arange(classes).repeat_interleave(per_class)
     shuffled = torch.randperm(len(labels), generator=generator)
     names = tuple(f"class{label}" for label in range(classes))
-    return ImageSet(images[shuffled], labels[shuffled], names)
+    return DecodedImages(images[shuffled], labels[shuffled], names)
 
 
 def make_teacher(seed: int, classes: int = CLASSES, size: int = SIZE) -> Classifier:

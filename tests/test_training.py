@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
 import pytest
 import torch
 from sklearn.metrics import confusion_matrix
 
-from reta.committee import committee_logits
 from reta.data.distilled import DistilledSet
-from reta.data.labels import LabelShard, micro_batches
-from reta.data.sources import ImageSet
+from reta.data.images import DecodedImages, ImageSet
 from reta.models import Classifier, build
 from reta.synthesis.relabel import relabel
 from reta.training import (
@@ -143,7 +140,9 @@ def test_micro_batches_add_up_to_one_step() -> None:
 def test_accuracy_in_all_and_by_class(image_set: ImageSet, committee: list[Classifier]) -> None:
     """Classes weighted equally where images should be, or predictions out of order."""
     model = committee[0]
-    uneven = ImageSet(image_set.images[:20], image_set.labels[:20], (*image_set.classes, "nobody"))
+    uneven = DecodedImages(
+        image_set.images[:20], image_set.labels[:20], (*image_set.classes, "nobody")
+    )
     total, per_class = accuracy(model, uneven)
     right = []
     for image, label in zip(uneven.images, uneven.labels, strict=True):
@@ -162,8 +161,11 @@ def test_predictions_do_not_depend_on_the_batch_size(
 ) -> None:
     """Batch statistics in evaluation, or a last part left out."""
     model = build("convnet3", 4, 16).train()
-    whole = predict(model, image_set.images)
-    parts = [predict(model.train(), part) for part in image_set.images.split(5)]
+    whole = predict(model, image_set)
+    parts = [
+        predict(model.train(), DecodedImages(pixels, labels, image_set.classes))
+        for pixels, labels in zip(image_set.images.split(5), image_set.labels.split(5), strict=True)
+    ]
     assert torch.equal(whole, torch.cat(parts))
     assert len(whole) == len(image_set)
     assert not model.training
@@ -174,7 +176,7 @@ def test_the_last_epoch_is_always_measured(
     epochs: int, image_set: ImageSet, committee: list[Classifier]
 ) -> None:
     """The number reported first is the last epoch's; measuring must not cost more than training."""
-    few = ImageSet(image_set.images[:2], image_set.labels[:2], image_set.classes)
+    few = DecodedImages(image_set.images[:2], image_set.labels[:2], image_set.classes)
     progress, after_epoch = watch(committee[0], few, epochs)
     for epoch in range(1, epochs + 1):
         after_epoch(epoch)
@@ -200,7 +202,7 @@ def distilled() -> DistilledSet:
 @pytest.mark.parametrize("name", ["convnet3", "mobilenet_v2"])
 def test_students_are_reproducible(name: str, distilled: DistilledSet) -> None:
     """Dropout drawn from global state, or global state changed by training."""
-    test = ImageSet(distilled.images, distilled.labels, distilled.classes)
+    test = DecodedImages(distilled.images, distilled.labels, distilled.classes)
     states = []
     for run, seed in enumerate((1, 1, 2)):
         torch.manual_seed(run)
@@ -229,7 +231,7 @@ def test_a_student_learns_what_the_labels_say(distilled: DistilledSet) -> None:
         return sum(losses) / len(losses)
 
     before = mean_loss()
-    test = ImageSet(distilled.images, distilled.labels, distilled.classes)
+    test = DecodedImages(distilled.images, distilled.labels, distilled.classes)
     progress = train_student(model, distilled, test, Protocol(30, learning_rate=2e-3), seed=0)
     assert mean_loss() < 0.25 * before
     assert len(progress.per_class) == 3
@@ -255,7 +257,7 @@ def test_a_left_over_image_is_no_batch(count: int) -> None:
     """One image alone has no batch statistics on a network that ends in one pixel."""
     images = make_images(1, count, 16)
     model = build("convnet3", 2, 16)
-    two = replace(images, classes=("a", "b"))
+    two = DecodedImages(images.images, images.labels, ("a", "b"))
     train_teacher(model, two, two, Protocol(1), flip=True, seed=0, batch_size=8)
     assert all(torch.isfinite(value).all() for value in model.parameters())
 
@@ -290,32 +292,3 @@ def test_the_confusion_and_the_accuracy_are_of_the_same_epoch(
     after_epoch(1)
     right = sum(count for true, taken, count in progress.confusion if true == taken)
     assert right / len(image_set) == pytest.approx(progress.last)
-
-
-def test_teachers_in_the_loop_teach_what_exact_labels_teach() -> None:
-    """Online labels of other views or micro-batches than the recorded ones; teachers that drift."""
-    images, teachers = make_images(3, 7, 16, seed=4), [make_teacher(1, 3), make_teacher(2, 3)]
-    order = images.labels.argsort(stable=True)
-    pixels, labels = images.images[order], images.labels[order]
-    asked = relabel(teachers, pixels, range(2), seed=0, online=True)
-    assert asked.logits is None
-    exact = torch.empty(2, 21, 3)
-    for index, epoch in enumerate(asked.epochs):
-        views = epoch.render(pixels, torch.arange(21))
-        for batch in micro_batches(21):
-            part = slice(batch[0].start, batch[-1].stop)
-            sizes = [micro.stop - micro.start for micro in batch]
-            exact[index, part] = committee_logits(teachers, views[part], sizes)
-    sets = [
-        DistilledSet(pixels, labels, images.classes, [LabelShard(asked.epochs, exact)], None),
-        DistilledSet(pixels, labels, images.classes, [asked], None, teachers=teachers),
-    ]
-    states = []
-    for data in sets:
-        model = build("convnet3", 3, 16, seed=5)
-        train_student(model, data, images, Protocol(4, 2e-3), seed=0)
-        states.append(torch.cat([value.flatten() for value in model.state_dict().values()]))
-    torch.testing.assert_close(states[0], states[1], rtol=0, atol=1e-5)
-    for index in (0, 7, 8, 20, 3):
-        for one, other in zip(sets[0][index], sets[1][index], strict=True):
-            torch.testing.assert_close(one, other, rtol=0, atol=1e-4)

@@ -190,10 +190,10 @@ def _pool(source: Source, teacher: Classifier, hashes: Mapping[str, str], run: R
     images = source.train
     if unit.done:
         tensors, _ = read_tensors(run.path / path)
-        return Pool(images.images, images.labels, tensors["features"], tensors["confidence"])
+        return Pool(images, tensors["features"], tensors["confidence"], unit.facts["grey"])
     watch = Stopwatch()
     pool = build_pool(images, teacher)
     tensors = {"features": pool.features, "confidence": pool.confidence}
     unit.write(path, tensor_bytes(tensors, {"classes": source.classes, "teacher": teacher.name}))
-    unit.finish({"images": len(images), "seconds": watch.seconds})
+    unit.finish({"images": len(images), "grey": pool.grey, "seconds": watch.seconds})
     return pool

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 
 from reta.data.augment import padded_views, random_views, render
 from reta.data.distilled import DistilledSet, MicroBatch
-from reta.data.sources import ImageSet
+from reta.data.images import ImageSet
 from reta.models import Classifier
 from reta.progress import track
 from reta.runtime import images_per_pass, random_generator, seeded
@@ -122,17 +122,17 @@ def fit(
 
 
 @torch.no_grad()
-def predict(model: Classifier, images: torch.Tensor) -> torch.Tensor:
-    """Return the predicted classes ``(n,)`` of images ``(n, 3, s, s)`` uint8."""
+def predict(model: Classifier, images: ImageSet) -> torch.Tensor:
+    """Return the predicted classes ``(n,)`` of images."""
     model.eval()
     device = model.mean.device
-    batches = images.split(images_per_pass(images.shape[-1]))
+    batches = images.batches(torch.arange(len(images)).split(images_per_pass(images.size)))
     return torch.cat([model(batch.to(device).float() / 255).argmax(1) for batch in batches]).cpu()
 
 
 def accuracy(model: Classifier, images: ImageSet) -> tuple[float, list[float | None]]:
     """Return the share of images recognised, in all and by class (None if it has no images)."""
-    return shares(predict(model, images.images), images)
+    return shares(predict(model, images), images)
 
 
 def shares(predicted: torch.Tensor, images: ImageSet) -> tuple[float, list[float | None]]:
@@ -166,7 +166,7 @@ def watch(
 
     def after_epoch(epoch: int) -> None:
         if epoch % every == 0 or epoch == epochs:
-            predicted = predict(model, test.images)
+            predicted = predict(model, test)
             total, progress.per_class = shares(predicted, test)
             progress.confusion = confusion(predicted, test.labels)
             progress.curve.append((epoch, total))
@@ -190,8 +190,8 @@ def train_teacher(
     128 images, or a tenth of a set too small for that, since a teacher needs steps to learn.
     """
     batch_size = batch_size or min(128, max(16, len(images) // 10))
-    device, size = model.mean.device, images.images.shape[-1]
-    pixels, labels = images.images.to(device), images.labels.to(device)
+    device, size = model.mean.device, images.size
+    images, labels = images.to(device), images.labels.to(device)
 
     def batches(epoch: int) -> Iterator[list[MicroBatch]]:
         rng = random_generator(seed, "squeeze", model.name, epoch)
@@ -200,11 +200,12 @@ def train_teacher(
             views = padded_views(rng, len(images), size, pad=max(1, size // 8), flip=flip)
         else:
             views = random_views(rng, len(images), size, scale=(0.25, 1.0), flip=flip)
-        for part in torch.arange(len(images)).split(batch_size):
-            if len(part) == 1 and len(images) > 1:
-                continue  # one image alone has no batch statistics
-            chosen = order[part].to(device)
-            yield [(render(pixels[chosen].float() / 255, views[part], size), labels[chosen])]
+        parts = torch.arange(len(images)).split(batch_size)
+        if len(parts) > 1 and len(parts[-1]) == 1:
+            parts = parts[:-1]  # one image alone has no batch statistics
+        for part, pixels in zip(parts, images.batches(order[p] for p in parts), strict=True):
+            own = labels[order[part].to(device)]
+            yield [(render(pixels.to(device).float() / 255, views[part], size), own)]
 
     progress, after_epoch = watch(model, test, protocol.epochs)
     with seeded(seed, "squeeze", model.name):  # dropout

@@ -19,7 +19,8 @@ import pytest
 import torch
 from PIL import Image
 
-from reta.data.sources import ImageSet, Source, known_names, open_source
+from reta.data.images import DecodedImages, ImageSet
+from reta.data.sources import Source, known_names, open_source
 from reta.errors import DataError, UsageError
 
 REAL = Path(os.environ.get("RETA_TEST_DATA", Path(__file__).parents[2] / ".." / "shared" / "data"))
@@ -55,7 +56,7 @@ def parquet(path: Path, labels: Sequence[int], names: Sequence[str] = (), start:
 
 
 def reds(part: ImageSet) -> list[int]:
-    return [int(image[0, 0, 0]) for image in part.images]
+    return [int(image[0, 0, 0]) for image in part.pixels(torch.arange(len(part)))]
 
 
 def parts(source: Source) -> tuple[list[int], list[int]]:
@@ -411,7 +412,7 @@ class TestSelection:
         with pytest.raises(UsageError, match="check the path"):
             open_source(f"{root}/nowhere")
         (Path(root) / "notes.txt").write_text("x")
-        with pytest.raises(UsageError, match=r"a \.npz or \.parquet file"):
+        with pytest.raises(UsageError, match=r"a \.npz, \.parquet, \.csv or \.tar file"):
             open_source(f"{root}/notes.txt")
 
 
@@ -475,4 +476,4 @@ def test_image_set_checks_itself(
     images: torch.Tensor, labels: torch.Tensor, classes: tuple[str, ...], said: str
 ) -> None:
     with pytest.raises(DataError, match=said):
-        ImageSet(images, labels, classes)
+        DecodedImages(images, labels, classes)

@@ -18,7 +18,7 @@ LABELS = range(CLASSES)
 @pytest.fixture(scope="module")
 def spread(pool: Pool) -> torch.Tensor:
     """Five real images of each class, as if they were synthetic."""
-    return torch.stack([pool.images[pool.members(label)[:5]] for label in LABELS])
+    return torch.stack([pool.images.pixels(pool.members(label)[:5]) for label in LABELS])
 
 
 def test_kappa_is_the_area_between_the_curves(

@@ -7,6 +7,7 @@ import itertools
 import numpy as np
 import torch
 
+from reta.data.images import DecodedImages
 from reta.synthesis.coreset import center_order, herding_order
 from reta.synthesis.pool import Pool
 from small_world import CLASSES, PER_CLASS, SIZE
@@ -18,12 +19,9 @@ def unit(pool: Pool, indices: torch.Tensor) -> np.ndarray:
 
 
 def same_images(count: int) -> Pool:
-    return Pool(
-        torch.zeros(count, 3, SIZE, SIZE, dtype=torch.uint8),
-        torch.zeros(count, dtype=torch.int64),
-        torch.ones(count, 5),
-        torch.ones(count),
-    )
+    pixels = torch.zeros(count, 3, SIZE, SIZE, dtype=torch.uint8)
+    images = DecodedImages(pixels, torch.zeros(count, dtype=torch.int64), ("only",))
+    return Pool(images, torch.ones(count, 5), torch.ones(count), grey=True)
 
 
 def test_both_orders_hold_every_image_of_the_class_once(pool: Pool) -> None:

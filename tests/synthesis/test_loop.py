@@ -13,6 +13,7 @@ import torch.nn.functional as F
 import torchvision.transforms.v2.functional as tv
 
 from reta.data.augment import Views
+from reta.data.images import DecodedImages
 from reta.errors import DivergedError
 from reta.methods import METHODS
 from reta.models import Classifier
@@ -124,7 +125,7 @@ def test_a_plain_reimplementation_of_fadrm_agrees(
     result = made.run()
     used = teachers if method == "fadrm+" else teachers[:1]
     for group in range(ipc):
-        start = pool.images[anchors[group]]
+        start = pool.images.pixels(anchors[group])
         expected = plain_fadrm(used, start, torch.tensor(labels), blocks, views, group)
         final = made.pixels[group] * made.unit
         assert (expected - start / 255).abs().mean() > 0.02  # something happened
@@ -190,7 +191,10 @@ def test_a_block_does_not_know_the_other_classes(committee: list[Classifier], po
     """Blocks are units of resume and of parallel work: nothing may leak from outside."""
     inside = torch.isin(pool.labels, torch.tensor([0, 2]))
     only = Pool(
-        pool.images[inside], pool.labels[inside], pool.features[inside], pool.confidence[inside]
+        DecodedImages(pool.images.pixels(inside), pool.labels[inside], pool.images.classes),
+        pool.features[inside],
+        pool.confidence[inside],
+        pool.grey,
     )
     recover(short("reta"), committee, pool, [1, 3], Settings(3))  # another block first
     one = recover(short("reta"), committee, pool, [0, 2], Settings(3))
@@ -222,7 +226,7 @@ def test_shapes_range_and_records(committee: list[Classifier], pool: Pool) -> No
     assert all(anchors.shape == (2, 3) for anchors in result.anchors)
     for anchors in result.anchors:
         assert (pool.labels[anchors] == torch.tensor([[1], [3]])).all()
-    assert torch.equal(result.frames[0], pool.images[result.anchors[0]])
+    assert torch.equal(result.frames[0], pool.images.pixels(result.anchors[0]))
     assert [row["step"] for row in result.steps] == list(range(8))
     assert [row["teacher"] for row in result.steps] == [0, 1] * 4
     assert all("topology" in row and "gradient_ratio" in row for row in result.steps)
@@ -270,7 +274,7 @@ def test_connections_are_measured(double_committee: list[Classifier], double_poo
     before = made.pixels = noise.to(made.pixels) / made.unit
     made._connect(SIZE, 17)
     (row,) = made.connections
-    real = double_pool.images[made.used[-1]].double() / 255
+    real = double_pool.images.pixels(made.used[-1]).double() / 255
     blend = 0.5 * before * made.unit + 0.5 * real
     torch.testing.assert_close(made.pixels * made.unit, blend, rtol=0, atol=1e-7)
     gap = (before * made.unit - real).square().sum(dim=(2, 3, 4)).mean()
@@ -301,7 +305,7 @@ def test_recipes_without_a_schedule_return_the_start(
 ) -> None:
     """Baselines are the real images themselves, not images that went through a float and back."""
     result = recover(METHODS["random"], committee, pool, [0, 3], Settings(4))
-    assert torch.equal(result.images, pool.images[result.anchors[0]])
+    assert torch.equal(result.images, pool.images.pixels(result.anchors[0]))
     assert len(result.frames) == len(result.anchors) == 1
     assert result.steps == result.connections == []
 
@@ -341,9 +345,11 @@ def test_jitter_is_that_of_fadrm(size: int, shift: int) -> None:
 
 def test_grey_sets_stay_grey(double_committee: list[Classifier], double_pool: Pool) -> None:
     """One channel for three: the gradient is the sum of the channels', and no colour appears."""
-    grey = replace(double_pool, images=double_pool.images[:, :1].expand(-1, 3, -1, -1))
-    colour = replace(grey)
-    colour.__dict__["grey"] = False
+    every = double_pool.images.pixels(torch.arange(len(double_pool.labels)))
+    same = DecodedImages(
+        every[:, :1].expand(-1, 3, -1, -1), double_pool.labels, double_pool.images.classes
+    )
+    grey, colour = replace(double_pool, images=same, grey=True), replace(double_pool, images=same)
     one, three = (
         Recovery(short("fadrm+"), double_committee, world, [0, 2], Settings(2))
         for world in (grey, colour)
@@ -385,10 +391,8 @@ def test_fewer_images_than_ipc(committee: list[Classifier], pool: Pool) -> None:
 def test_identical_images(committee: list[Classifier], image_set: object) -> None:
     """Zero distances, a zero diameter and equal complexities must not become NaN."""
     images = make_images(2, 1, SIZE)
-    same = replace(
-        images,
-        images=images.images.repeat_interleave(5, 0),
-        labels=images.labels.repeat_interleave(5),
+    same = DecodedImages(
+        images.images.repeat_interleave(5, 0), images.labels.repeat_interleave(5), images.classes
     )
     pool = build_pool(same, committee[0])
     assert run_all(committee, pool, [0, 1], 4).images.shape == (2, 4, 3, SIZE, SIZE)

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter1d
 
+from reta.data.images import DecodedImages
 from reta.errors import UsageError
 from reta.synthesis.connection import resample
 from reta.synthesis.pool import Pool
@@ -125,7 +126,7 @@ def brute_force_cost(
     pool: Pool, label: int, queries: torch.Tensor, trade_off: float, size: int
 ) -> tuple[list[int], np.ndarray]:
     members = [index for index, own in enumerate(pool.labels.tolist()) if own == label]
-    patches = resample(pool.images[members].double() / 255, size).numpy()
+    patches = resample(pool.images.pixels(torch.tensor(members)).double() / 255, size).numpy()
     c = np.array([complexity_by_scipy(patch, 1.0) for patch in patches])
     c = (c - c.min()) / (c.max() - c.min())
     q, z = queries.double().numpy(), pool.features[members].double().numpy()
@@ -263,8 +264,10 @@ def test_complexity_is_computed_once_for_each_resolution(pool: Pool) -> None:
 def test_a_changed_pool_does_not_remember_the_old_one(pool: Pool) -> None:
     """Caches shared by `replace` would give the complexities of images that are gone."""
     before = class_complexity(pool, 0, 16, 1.0)
-    flat = replace(pool, images=torch.zeros_like(pool.images))
+    every = pool.images.pixels(torch.arange(len(pool.labels)))
+    flat = replace(pool, images=DecodedImages(every * 0, pool.labels, pool.images.classes))
     assert class_complexity(flat, 0, 16, 1.0).max() == 0
     assert before.min() > 0
-    moved = replace(pool, labels=1 - pool.labels.clamp(max=1))
+    labels = 1 - pool.labels.clamp(max=1)
+    moved = replace(pool, images=DecodedImages(every, labels, pool.images.classes))
     assert len(moved.members(0)) == 27

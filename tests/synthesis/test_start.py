@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import torch.nn.functional as F
 import torchvision.transforms.v2.functional as tv
 
 from reta.data.augment import random_views
+from reta.data.images import DecodedImages
 from reta.models import Classifier
 from reta.progress import warn_once
 from reta.runtime import random_generator
@@ -43,7 +45,7 @@ def test_shapes_and_range(start: Start, ipc: int, pool: Pool, committee: list[Cl
     if isinstance(start, RealImages):
         assert begin.anchors is not None
         assert (pool.labels[begin.anchors] == torch.tensor([2, 0, 3])).all()
-        assert torch.equal(begin.images, pool.images[begin.anchors].float() / 255)
+        assert torch.equal(begin.images, pool.images.pixels(begin.anchors).float() / 255)
     else:
         assert begin.anchors is None
 
@@ -93,7 +95,7 @@ def test_confidence_is_the_probability_of_the_true_class(
 ) -> None:
     """The probability of another class, of the winner, or features out of step with images."""
     for index in range(0, len(pool.labels), 5):
-        image = pool.images[index : index + 1].float() / 255
+        image = pool.images.pixels(torch.tensor([index])).float() / 255
         row = committee[0](image).double().softmax(1)[0, pool.labels[index]]
         assert pool.confidence[index].item() == pytest.approx(row.item(), abs=1e-5)
         feature = committee[0].features(image)[0]
@@ -153,7 +155,7 @@ def test_mosaics_keep_the_crops_of_least_cross_entropy(
     )
     candidates = []
     for number, index in enumerate(order.tolist()):
-        image, best = pool.images[index].float() / 255, None
+        image, best = pool.images.pixels(torch.tensor(index)).float() / 255, None
         for box in views.boxes[5 * number : 5 * number + 5].tolist():
             crop = tv.resized_crop(image, *box, [side, side], antialias=True)
             before = (SIZE - side) // 2
@@ -177,12 +179,9 @@ def test_mosaics_keep_the_crops_of_least_cross_entropy(
 
 def test_mosaics_of_large_images_are_two_by_two(committee: list[Classifier], pool: Pool) -> None:
     """RDED uses single crops up to 64 px and four above."""
-    large = Pool(
-        pool.images.repeat_interleave(5, 2).repeat_interleave(5, 3),  # 80 px
-        pool.labels,
-        pool.features,
-        pool.confidence,
-    )
+    every = pool.images.pixels(torch.arange(len(pool.labels)))
+    images = every.repeat_interleave(5, 2).repeat_interleave(5, 3)  # 80 px
+    large = replace(pool, images=DecodedImages(images, pool.labels, pool.images.classes))
     auto, two = (
         Mosaic(factor, candidates=4, crops=1)(large, committee[0], [0], 1, 0).images
         for factor in (None, 2)

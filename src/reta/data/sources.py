@@ -3,79 +3,28 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
 from statistics import median
 
 import numpy as np
 import torch
 
+from reta.data.images import DecodedImages, ImageSet, Triple
 from reta.data.intake import MIN_SIDE, square
-from reta.data.readers import (
-    FILES,
-    NAMED,
-    Listing,
-    Parts,
-    hold_out,
-    parquet_files,
-    read_folder,
-    read_parquet,
-)
+from reta.data.listing import Listing, Parts, hold_out
+from reta.data.readers import FILES, NAMED, read_folder
+from reta.data.shards import read_shards
+from reta.data.tables import parquet_files, read_parquet
 from reta.errors import DataError, UsageError, unknown
 from reta.progress import log, track
-
-Triple = tuple[float, float, float]
 
 _SIZES = (32, 64, 128, 224)
 _PROBES = 100  # images whose size is looked at to choose a common one
 _LISTED = 5  # bad images or classes that a message names
 _THREADS = 8
-
-
-@dataclass(frozen=True, eq=False)
-class ImageSet:
-    """Decoded images with labels.
-
-    Attributes:
-        images: (n, 3, s, s) uint8, RGB.
-        labels: (n,) int64, indices into ``classes``.
-        classes: class names.
-
-    Raises:
-        DataError: if shapes, types or labels do not fit together, or a class name cannot be the
-            name of a folder.
-    """
-
-    images: torch.Tensor
-    labels: torch.Tensor
-    classes: tuple[str, ...]
-
-    def __post_init__(self) -> None:
-        shape = tuple(self.images.shape)
-        if self.images.dtype != torch.uint8 or shape[1:] != (3, *shape[2:3] * 2):
-            raise DataError(f"images must be uint8 (n, 3, s, s), not {self.images.dtype} {shape}")
-        if self.labels.dtype != torch.int64 or tuple(self.labels.shape) != shape[:1]:
-            raise DataError(
-                f"labels must be int64 ({shape[0]},), not {self.labels.dtype} "
-                f"{tuple(self.labels.shape)}"
-            )
-        if not ((self.labels >= 0) & (self.labels < len(self.classes))).all():
-            raise DataError(f"labels must lie between 0 and {len(self.classes) - 1}")
-        if len(set(self.classes)) < len(self.classes):
-            raise DataError("two classes have the same name; rename one")
-        for name in self.classes:
-            if name in ("", ".", "..") or set(name) & set("/\\\0"):
-                raise DataError(f"class name {name!r} cannot name a folder; rename the class")
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def of_class(self, label: int) -> torch.Tensor:
-        """Return the indices (m,) int64 of the images of one class."""
-        return (self.labels == label).nonzero().flatten()
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,7 +37,7 @@ class Source:
         test: the images to measure on, of the same classes.
         flip: whether a mirrored image still shows its class (not so for digits).
         note: where the test images come from.
-        fingerprint: sha256 of every pixel, label and class name.
+        fingerprint: sha256 of what the two parts hold, see `ImageSet.fingerprint`.
     """
 
     name: str
@@ -106,24 +55,15 @@ class Source:
     @property
     def image_size(self) -> int:
         """The side of every image, in pixels."""
-        return int(self.train.images.shape[-1])
+        return self.train.size
 
-    @cached_property
+    @property
     def mean_std(self) -> tuple[Triple, Triple]:
         """Mean and standard deviation per channel of the training images in [0, 1].
 
-        Sums of integers, hence the same on every machine; a constant channel gets 1/255.
+        See `ImageSet.mean_std`.
         """
-        total = torch.zeros(3, dtype=torch.int64)
-        squares = torch.zeros(3, dtype=torch.int64)
-        for start in range(0, len(self.train), 1024):  # bounds the memory of the wider integers
-            values = self.train.images[start : start + 1024].long()
-            total += values.sum((0, 2, 3))
-            squares += values.square().sum((0, 2, 3))
-        count = self.train.images.numel() // 3
-        mean = total.double() / count
-        std = (squares.double() / count - mean.square()).clamp_min(1).sqrt()
-        return _triple(mean / 255), _triple(std / 255)
+        return self.train.mean_std
 
 
 def known_names() -> list[str]:
@@ -198,14 +138,22 @@ def _find(data: str) -> tuple[str, Parts]:
         return data, NAMED[data]()
     path = Path(data).expanduser().resolve()
     if path.is_dir():
-        reader = read_parquet if parquet_files(path, "train") else read_folder
-        return path.name, reader(Path(data).expanduser())
+        return path.name, _folder_reader(path)(Path(data).expanduser())
     if path.is_file() and path.suffix in FILES:
         name = path.parent.name if path.stem == "train" else path.stem
         return name, FILES[path.suffix](Path(data).expanduser())
     if not path.exists() and set(data) & set("/\\."):
         raise UsageError(f"{data}: no such file or folder; check the path")
-    raise unknown("image set", data, [*known_names(), "a folder", f"a {' or '.join(FILES)} file"])
+    *endings, last = FILES
+    files = f"a {', '.join(endings)} or {last} file"
+    raise unknown("image set", data, [*known_names(), "a folder", files])
+
+
+def _folder_reader(path: Path) -> Callable[[Path], Parts]:
+    """Return what reads a folder: of tables, of shards, or of class folders."""
+    if parquet_files(path, "train"):
+        return read_parquet
+    return read_shards if any(path.glob("*.tar")) else read_folder
 
 
 def _choose(listing: Listing, classes: Sequence[str] | int | None) -> tuple[str, ...]:
@@ -268,7 +216,7 @@ def _natural_size(listing: Listing) -> int:
     sides: list[int] = []
     for place in np.unique(np.linspace(0, len(listing.rows) - 1, _PROBES).astype(int)):
         try:
-            sides.append(min(listing.read(int(listing.rows[place])).shape[:2]))
+            sides.append(min(listing.read(int(place)).shape[:2]))
         except DataError:  # decoding them all will name every bad image
             continue
     if sides and max(sides) < 24:  # between 24 and 32 px, enlarging loses less than shrinking
@@ -282,7 +230,7 @@ def _decode(listing: Listing, size: int, part: str) -> ImageSet:
 
     def fill(place: int) -> str | None:
         try:
-            pixels = square(listing.read(int(listing.rows[place])), size)
+            pixels = square(listing.read(place), size)
         except DataError as error:
             return str(error)
         images[place] = pixels.transpose(2, 0, 1)  # (s, s, 3) -> (3, s, s)
@@ -297,7 +245,9 @@ def _decode(listing: Listing, size: int, part: str) -> ImageSet:
             f"{listing.where}: {len(refused)} of {len(images)} {part} images cannot be used\n  "
             + "\n  ".join(lines)
         )
-    return ImageSet(torch.from_numpy(images), torch.from_numpy(listing.labels), listing.classes)
+    return DecodedImages(
+        torch.from_numpy(images), torch.from_numpy(listing.labels), listing.classes
+    )
 
 
 def _keeps_meaning(name: str) -> bool:
@@ -307,14 +257,4 @@ def _keeps_meaning(name: str) -> bool:
 
 
 def _fingerprint(*parts: ImageSet) -> str:
-    digest = hashlib.sha256()
-    for part in parts:
-        digest.update(repr((tuple(part.images.shape), part.classes)).encode())
-        digest.update(part.images.numpy().data)
-        digest.update(part.labels.numpy().data)
-    return digest.hexdigest()
-
-
-def _triple(values: torch.Tensor) -> Triple:
-    first, second, third = values.tolist()
-    return first, second, third
+    return hashlib.sha256("".join(part.fingerprint() for part in parts).encode()).hexdigest()

@@ -34,7 +34,7 @@ def history_sheet(
         columns.append(frames[block])
         names.append("final" if block == blocks else f"block {block}")
         if block <= len(connected):
-            anchors = pool.images[connected[block - 1][position][:_ROWS]]
+            anchors = pool.images.pixels(connected[block - 1][position][:_ROWS])
             columns.append(anchors)
             names.append(f"anchor {block}")
     size = frames[0].shape[-1]

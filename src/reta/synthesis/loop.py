@@ -93,7 +93,7 @@ class Recovery:
         self.pool = pool
         self.labels = list(labels)
         self.settings = settings
-        self.image_size = pool.images.shape[-1]
+        self.image_size = pool.image_size
         device = self.teachers[0].mean.device
         channels = 1 if pool.grey else 3
         self.unit = self.teachers[0].std.squeeze(0)[:channels]  # (channels, 1, 1)

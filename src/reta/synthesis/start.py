@@ -76,7 +76,7 @@ class Noise:
         self, pool: Pool, teacher: Classifier, labels: Sequence[int], ipc: int, seed: int
     ) -> Beginning:
         """Return independent noise images, clipped to the valid range."""
-        shape = pool.images.shape[1:]
+        shape = (3, pool.image_size, pool.image_size)
         draws = [
             [
                 random_generator(seed, "start", label, index).standard_normal(shape)
@@ -107,7 +107,7 @@ class Mosaic:
         self, pool: Pool, teacher: Classifier, labels: Sequence[int], ipc: int, seed: int
     ) -> Beginning:
         """Return mosaics; the lowest cross-entropy first."""
-        factor = self.factor or (1 if pool.images.shape[-1] <= 64 else 2)
+        factor = self.factor or (1 if pool.image_size <= 64 else 2)
         mosaics = [self._mosaics(pool, teacher, label, ipc, factor, seed) for label in labels]
         return Beginning(torch.stack(mosaics, dim=1), None)
 
@@ -115,7 +115,7 @@ class Mosaic:
     def _mosaics(
         self, pool: Pool, teacher: Classifier, label: int, ipc: int, factor: int, seed: int
     ) -> torch.Tensor:
-        size = pool.images.shape[-1]
+        size = pool.image_size
         side = size // factor
         chosen = random_order(pool, label, seed)[: max(self.candidates, ipc * factor**2)]
         rng = random_generator(seed, "mosaic", label)
