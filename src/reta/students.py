@@ -15,11 +15,11 @@ from reta.data.distilled import load, run_manifest
 from reta.data.sources import Source
 from reta.errors import DataError, UsageError
 from reta.executor import Executor, Serial
-from reta.models import build, check, file_stem
+from reta.models import Classifier, build, check, file_stem, freeze
 from reta.preparation import open_data
 from reta.runtime import Device, Stopwatch
 from reta.storage import RunFolder, json_bytes, read_json
-from reta.tensors import tensor_bytes
+from reta.tensors import read_tensors, tensor_bytes
 from reta.training import Protocol, train_student
 
 _SET = ("images", "labels")
@@ -54,6 +54,51 @@ def train(
         DataError: if the folder is no finished run, or its real images are not the ones it was
             made from.
     """
+    opened = open_run(folder, source, data)
+    run, config, source = opened.run, opened.config, opened.source
+    name, count = (
+        student or config.student or "",
+        students if students is not None else config.students or 1,
+    )
+    check(name, source.image_size)
+    if count < 1:
+        raise UsageError(f"students is {count}; it must be at least 1")
+    executor = executor or Serial()
+    training = Training(config, source, executor.device(device))
+    measured = train_runs([run.path], name, count, training, executor)
+    executor.check()
+    return measured[run.path]
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A finished run with the real images it was distilled from.
+
+    Attributes:
+        run: the folder.
+        manifest: what it says of itself.
+        config: its settings, with everything left open chosen.
+        source: the real images.
+    """
+
+    run: RunFolder
+    manifest: dict[str, Any]
+    config: Config
+    source: Source
+
+
+def open_run(folder: Path | str, source: Source | None = None, data: str | None = None) -> Opened:
+    """Open a finished run and make sure of its real images.
+
+    Args:
+        folder: a run folder.
+        source: the real images, if they are open already.
+        data: where the real images lie now, if they moved.
+
+    Raises:
+        DataError: if the folder is no finished run, or its real images are not the ones it was
+            made from.
+    """
     run = RunFolder(folder)
     manifest = run_manifest(run)
     config = from_yaml(run.path / "config.yaml")
@@ -67,19 +112,21 @@ def train(
             f"{config.data}: not the images {run.path} was distilled from; "
             "they changed since, or another folder took their place"
         )
-    config = resolve(config, source.image_size)
-    name, count = (
-        student or config.student or "",
-        students if students is not None else config.students or 1,
-    )
-    check(name, source.image_size)
-    if count < 1:
-        raise UsageError(f"students is {count}; it must be at least 1")
-    executor = executor or Serial()
-    training = Training(config, source, executor.device(device))
-    measured = train_runs([run.path], name, count, training, executor)
-    executor.check()
-    return measured[run.path]
+    return Opened(run, manifest, resolve(config, source.image_size), source)
+
+
+def reseal(run: RunFolder) -> None:
+    """Write the manifest anew, with the files of the units that were added since."""
+    manifest = run.manifest()
+    run.seal({key: value for key, value in manifest.items() if key not in ("files", "seal")})
+
+
+def read_model(path: Path, image_size: int, place: Device) -> Classifier:
+    """Return the teacher or student in a file of a run folder, frozen."""
+    tensors, facts = read_tensors(path)
+    model = build(facts["architecture"], len(facts["classes"]), image_size)
+    model.load_state_dict(tensors)  # its mean and standard deviation among them
+    return freeze(model.to(place.torch))
 
 
 def train_runs(
@@ -104,13 +151,12 @@ def train_runs(
 def _keep_metrics(
     run: RunFolder, students: Sequence[Student], training: Training
 ) -> dict[str, Any]:
-    manifest = run.manifest()
     metrics = collect(run, students, training)
     unit = run.unit("metrics", metrics)
     if not unit.done:
         unit.write("metrics.json", json_bytes(metrics))
         unit.finish()
-    run.seal({key: value for key, value in manifest.items() if key not in ("files", "seal")})
+    reseal(run)
     return metrics
 
 
