@@ -14,6 +14,7 @@ LAYERS = [
     ["cli", "__main__"],
     ["api"],
     ["comparison"],
+    ["evaluating"],
     ["students", "pipeline", "reporting"],
     ["preparation"],
     ["methods", "evaluation"],

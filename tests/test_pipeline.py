@@ -217,7 +217,7 @@ def test_a_folder_of_photos_end_to_end(tmp_path):
     )
     data = reta.load(folder)
     assert data.classes == ("ant", "bée 2")
-    assert reta.evaluate(folder)["chance"] == 0.5
+    assert reta.evaluate(folder)["accuracy"]["chance"] == 0.5
     assert reta.report(folder).read_text(encoding="utf-8").count("bée 2")
     assert reta.verify(folder) == []
 

@@ -68,11 +68,17 @@ def train(folder: str | Path, **options: Any) -> dict[str, Any]:
     return run(folder, **options)
 
 
-def evaluate(folder: str | Path, device: str = "auto", data: str | None = None) -> dict[str, Any]:
-    """Return the figures of a distilled set, training its students first if there are none."""
-    from reta.students import evaluate as run
+def evaluate(
+    folder: str | Path, evaluations: Sequence[str] = ("accuracy",), **options: Any
+) -> dict[str, Any]:
+    """Measure a distilled set; see `reta.evaluating.evaluate`.
 
-    return run(folder, device, data)
+    Returns:
+        The results by name; ``["accuracy"]`` is the content of ``metrics.json``.
+    """
+    from reta.evaluating import evaluate as run
+
+    return run(folder, evaluations, **options)
 
 
 def report(folder: str | Path) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import os
 import shlex
@@ -9,6 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from statistics import mean, stdev
 from typing import Annotated, Any
 
 import tyro
@@ -27,6 +29,7 @@ from reta.errors import DataError, RetaError, UsageError
 out = Console(markup=False, highlight=False)
 
 Folder = Annotated[Path, arg(metavar="RUN")]
+Evaluations = Annotated[tuple[str, ...], arg(metavar="EVALUATION")]
 Set = Annotated[tuple[str, ...], UseAppendAction, arg(name="set", metavar="PART.FIELD=VALUE")]
 
 
@@ -118,21 +121,100 @@ def train(
     say(f"report         {write_report(folder)}")
 
 
-def evaluate(folder: Positional[Folder], data: str | None = None, device: str = "auto") -> None:
-    """Show what a distilled set is worth: accuracy on unseen real images, κ, cost, sizes.
+def evaluate(
+    folder: Positional[Folder],
+    evaluations: Positional[Evaluations] = ("accuracy",),
+    student: str | None = None,
+    students: int | None = None,
+    set_: Set = (),
+    data: str | None = None,
+    device: str = "auto",
+) -> None:
+    """Measure what a distilled set is worth.
 
-    Trains the run's students first if there are none yet.
+    Without more words: the accuracy of students on unseen real images, κ, cost and sizes;
+    students are trained first if there are none yet. `reta evaluations` lists what else can be
+    measured. Results go to RUN/evaluations; what was measured before is kept.
+
+    Example: reta evaluate runs/photos diversity efficiency
 
     Args:
         folder: run folder of `reta distill`.
+        evaluations: names of `reta evaluations`.
+        student: architecture of the students; the run's own setting by default.
+        students: how many, with different seeds.
+        set_: a setting of an evaluation, such as diversity.neighbours=3; may be repeated. `reta
+            evaluations NAME` lists them.
         data: where the real images lie now, if they moved.
         device: auto, cpu, cuda, cuda:1 …
     """
+    from reta.evaluating import evaluate as run_evaluate
     from reta.reporting import write_report
-    from reta.students import evaluate as run_evaluate
 
-    _print_metrics(run_evaluate(folder, device, data))
+    results = run_evaluate(
+        folder,
+        evaluations,
+        student=student,
+        students=students,
+        options=_options(set_),
+        device=device,
+        data=data,
+    )
+    for name, result in results.items():
+        if name == "accuracy":
+            _print_metrics(result)
+        else:
+            _print_result(name, result)
     say(f"report         {write_report(folder)}")
+
+
+def _print_result(name: str, result: dict[str, Any]) -> None:
+    table = Table("", name, box=None)
+    table.columns[1].justify = "right"
+    for figure in result["figures"].values():
+        table.add_row(figure["title"], _figure(figure))
+    out.print(table)
+    for note in result["notes"]:
+        say(f"  {note}")
+
+
+def _figure(figure: dict[str, Any]) -> str:
+    """Return the mean of a figure, ± its standard deviation over students."""
+    values, unit = figure["values"], figure["unit"]
+    if unit == "bytes":
+        return _bytes(mean(values))
+    factor, form, mark = {
+        "share": (100, ".1f", " %"),
+        "seconds": (1, ".2f", " s"),
+        "number": (1, ".3f", ""),
+    }[unit]
+    spread = f" ± {factor * stdev(values):{form}}" if len(values) > 1 else ""
+    return f"{factor * mean(values):{form}}{spread}{mark}"
+
+
+def evaluations(name: Positional[str | None] = None) -> None:
+    """List what can be measured of a distilled set, or every setting of one evaluation.
+
+    Args:
+        name: an evaluation.
+    """
+    from reta.config import describe
+    from reta.errors import unknown
+    from reta.evaluation.catalogue import EVALUATIONS, summary
+
+    if name is None:
+        table = Table("evaluation", "what it measures", box=None)
+        table.add_row("accuracy", "Accuracy of students on unseen real images (Table 1)")
+        for one, evaluation in EVALUATIONS.items():
+            table.add_row(one, summary(evaluation))
+        out.print(table)
+        return
+    if name not in EVALUATIONS:
+        raise unknown("evaluation", name, EVALUATIONS)
+    say(inspect.getdoc(type(EVALUATIONS[name])) or "")
+    settings = {key: value for key, value in describe(EVALUATIONS[name]).items() if key != "type"}
+    if settings:
+        say("\n" + yaml.safe_dump(settings, sort_keys=False).rstrip())
 
 
 def compare(
@@ -275,6 +357,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "distill": distill,
     "train": train,
     "evaluate": evaluate,
+    "evaluations": evaluations,
     "compare": compare,
     "report": report,
     "verify": verify,

@@ -96,7 +96,7 @@ def prepare(
         committee.append(teacher)
         hashes[name] = record["files"][_weights(name)]
         accuracy[name] = record["facts"]["test_accuracy"]
-    pool = _pool(source, committee[0], hashes, run)
+    pool = open_pool(source, committee[0], hashes, run)
     return Prepared(config, source, place, committee, hashes, accuracy, pool)
 
 
@@ -183,7 +183,7 @@ def read_teacher(lesson: Lesson, name: str) -> tuple[Classifier, dict[str, Any]]
     return freeze(model), run.finished(_unit(name))
 
 
-def _pool(source: Source, teacher: Classifier, hashes: Mapping[str, str], run: RunFolder) -> Pool:
+def open_pool(source: Source, teacher: Classifier, hashes: Mapping[str, str], run: RunFolder) -> Pool:
     """Return the pool; its features are kept, the images come from the source."""
     path = "pool/features.safetensors"
     unit = run.unit("pool", {"data": source.fingerprint, "teacher": hashes[teacher.name]})

@@ -1,0 +1,97 @@
+"""Evaluations of a finished run: what is written, kept, shared and refused."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+
+import reta
+from reta.config import Config
+from reta.errors import DataError, UsageError
+from reta.evaluating import choose, evaluate
+from reta.evaluation.catalogue import EVALUATIONS, summary
+from reta.pipeline import distill
+from reta.storage import RunFolder
+
+TINY = Config(
+    "digits",
+    ipc=2,
+    classes=3,
+    per_class=20,
+    teachers=("convnet3",),
+    teacher_epochs=1,
+    steps=8,
+    label_epochs=3,
+    student="convnet3",
+    students=2,
+)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A finished run; its students are trained when first needed."""
+    return distill(TINY, tmp_path_factory.mktemp("runs") / "digits")
+
+
+def test_cheap_evaluations_write_what_they_return(finished):
+    """Breaks when a result is not sealed, not plain JSON, or lacks what a table is made of."""
+    names = ("diversity", "efficiency", "architectures")
+    options = {"architectures.students": ["convnet3", "convnet4"]}
+    results = evaluate(finished, names, options=options)
+    assert list(results) == list(names)
+    for name, result in results.items():
+        assert json.loads((finished / f"evaluations/{name}.json").read_text()) == result
+        for figure in result["figures"].values():
+            assert figure["values"]
+            assert figure["unit"] in ("share", "number", "seconds", "bytes")
+    assert len(results["architectures"]["figures"]["convnet4"]["values"]) == 2
+    assert reta.verify(finished) == []
+
+
+def test_what_was_measured_is_kept(finished):
+    """Breaks when a repetition measures anew, or a new setting is answered with the old result."""
+    before = evaluate(finished, ["diversity"])
+    record = RunFolder(finished).record_path("evaluate-diversity")
+    made = record.stat().st_mtime_ns
+    assert evaluate(finished, ["diversity"]) == before
+    assert record.stat().st_mtime_ns == made
+    other = evaluate(finished, ["diversity"], options={"diversity.neighbours": 2})
+    assert other["settings"]["neighbours"] == 2
+    assert other["figures"]["coverage"] != before["figures"]["coverage"]
+
+
+def test_another_teacher_is_refused(finished, tmp_path):
+    """Breaks when a set is measured in the feature space of a teacher it was not made with."""
+    copy = shutil.copytree(finished, tmp_path / "copy")
+    weights = copy / "teachers/convnet3.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\0")
+    with pytest.raises(DataError, match="not the teacher"):
+        evaluate(copy, ["diversity"], options={"diversity.neighbours": 3})
+
+
+@pytest.mark.parametrize(
+    ("names", "options", "message"),
+    [
+        (["diversty"], {}, "did you mean 'diversity'"),
+        (["diversity"], {"diversity.neighbors": 3}, "did you mean 'neighbours'"),
+        (["diversity"], {"efficiency.neighbours": 3}, "one that is asked for: diversity"),
+        (["accuracy"], {"accuracy.seeds": 3}, "EVALUATION.SETTING"),
+        (["diversity"], {"diversity.neighbours": "many"}, "not int"),
+    ],
+)
+def test_what_cannot_be_measured_is_named(names, options, message):
+    """Breaks when a misspelt evaluation or setting is ignored, or found only after hours."""
+    with pytest.raises(UsageError, match=message):
+        choose(names, options)
+
+
+@pytest.mark.parametrize("name", EVALUATIONS)
+def test_every_evaluation_says_what_it_is(name):
+    """Breaks when `reta evaluations` has an empty line, or no explanation of a setting."""
+    evaluation = EVALUATIONS[name]
+    text = type(evaluation).__doc__ or ""
+    assert summary(evaluation)
+    for setting in vars(evaluation):
+        assert f"{setting}: " in text, setting
