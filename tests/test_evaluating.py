@@ -52,12 +52,12 @@ def test_cheap_evaluations_write_what_they_return(finished):
 
 def test_what_was_measured_is_kept(finished):
     """Breaks when a repetition measures anew, or a new setting is answered with the old result."""
-    before = evaluate(finished, ["diversity"])
+    before = evaluate(finished, ["diversity"])["diversity"]
     record = RunFolder(finished).record_path("evaluate-diversity")
     made = record.stat().st_mtime_ns
-    assert evaluate(finished, ["diversity"]) == before
+    assert evaluate(finished, ["diversity"])["diversity"] == before
     assert record.stat().st_mtime_ns == made
-    other = evaluate(finished, ["diversity"], options={"diversity.neighbours": 2})
+    other = evaluate(finished, ["diversity"], options={"diversity.neighbours": 2})["diversity"]
     assert other["settings"]["neighbours"] == 2
     assert other["figures"]["coverage"] != before["figures"]["coverage"]
 

@@ -16,7 +16,7 @@ from reta.data.sources import Source
 from reta.errors import DataError, UsageError, unknown
 from reta.evaluation.catalogue import EVALUATIONS
 from reta.evaluation.subject import Evaluation, Student, Subject
-from reta.models import Classifier
+from reta.models import Classifier, file_stem
 from reta.preparation import open_pool
 from reta.progress import log
 from reta.runtime import Device, choose_device
@@ -133,7 +133,7 @@ def home_of(opened: Opened) -> RunFolder:
     around = RunFolder(opened.run.path.resolve().parent)
     for folder in (opened.run, around):
         names = {name for name in folder.records() if name.startswith("teacher-")}
-        if names >= {f"teacher-{name}" for name in opened.manifest["teachers"]}:
+        if names >= {f"teacher-{file_stem(name)}" for name in opened.manifest["teachers"]}:
             return folder
     return opened.run
 
@@ -194,7 +194,7 @@ def _teachers(opened: Opened, home: RunFolder, place: Device) -> tuple[list[Clas
     """
     committee = []
     for name, digest in opened.manifest["teachers"].items():
-        path = home.path / "teachers" / f"{name}.safetensors"
+        path = home.path / "teachers" / f"{file_stem(name)}.safetensors"
         if not path.is_file() or sha256_file(path) != digest:
             raise DataError(
                 f"{path}: not the teacher {opened.run.path} was distilled with; repair: the same "

@@ -15,7 +15,6 @@ from reta.evaluation.result import Figure, Result
 from reta.evaluation.subject import Subject
 from reta.models import Classifier
 from reta.runtime import images_per_pass, random_generator
-from reta.topology import persistence_image
 
 
 @torch.no_grad()
@@ -102,21 +101,20 @@ class Diversity:
 
     In the feature space of the first teacher, on unit features. Coverage and its kin are
     measured against the real training images; as many real test images, drawn at random, show
-    what a set of this size could reach.
+    what a set of this size could reach. Betti curves, diagrams and persistence images of real and
+    synthetic sets are in geometry.json.
 
     Attributes:
         neighbours: k of precision, recall, density and coverage.
         draws: random real sets that are averaged.
-        pictures: classes whose persistence images are kept.
     """
 
     neighbours: int = 5
     draws: int = 5
-    pictures: int = 4
 
     def measure(self, subject: Subject) -> Result:
         """Return κ, diversity and coverage by class."""
-        settings = {"k": self.neighbours, "draws": self.draws, "pictures": self.pictures}
+        settings = {"k": self.neighbours, "draws": self.draws}
         teachers = {"teachers": subject.manifest["teachers"]}
         details = subject.once("diversity", settings | teachers, lambda: self._details(subject))
         every = details["classes"]
@@ -164,9 +162,6 @@ class Diversity:
             "contraction": _by_connection(recovered, "contraction_ratio"),
             "fit_gap": _by_connection(recovered, "fit_gap"),
             "anchors": anchor_reuse(_join(recovered)),
-            "persistence_images": [
-                _images(entry, subject.classes) for entry in geometry["diagrams"][: self.pictures]
-            ],
         }
 
     def _row(self, real: torch.Tensor, own: torch.Tensor) -> dict[str, float]:
@@ -209,16 +204,3 @@ def _join(recovered: list[dict[str, Any]]) -> list[list[list[int]]]:
     """Return the anchors by connection over the classes of all blocks."""
     every = [facts["anchors"] for facts in recovered]
     return [[own for block in blocks for own in block] for blocks in zip(*every, strict=True)]
-
-
-def _images(entry: dict[str, Any], classes: Sequence[str]) -> dict[str, Any]:
-    """Return the persistence images of degree 0 and 1 of a class, rounded for the page."""
-    length = entry["max_length"]
-
-    def picture(diagram: list[list[float]]) -> list[list[float]]:
-        bars = torch.tensor(diagram, dtype=torch.float64).reshape(-1, 2)
-        image = persistence_image(bars, length if length > 0 else 1.0)
-        return [[round(value, 4) for value in row] for row in image.tolist()]
-
-    sides = {side: [picture(bars) for bars in entry[side]] for side in ("real", "synthetic")}
-    return {"class": classes[entry["label"]], "max_length": length, **sides}
