@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from reta.config import describe, with_options
 from reta.data.distilled import load
-from reta.data.sources import Source
 from reta.errors import DataError, UsageError, unknown
 from reta.evaluation.catalogue import EVALUATIONS
-from reta.evaluation.subject import Evaluation, Student, Subject
-from reta.models import Classifier, file_stem
+from reta.evaluation.subject import Evaluation, Subject, Trained
+from reta.executor import Executor, Serial
+from reta.models import Classifier, check, file_stem
 from reta.preparation import open_pool
-from reta.progress import log
-from reta.runtime import Device, choose_device
-from reta.storage import RunFolder, json_bytes, sha256_file
-from reta.students import Opened, open_run, read_model, reseal, train, train_units
+from reta.storage import RunFolder, json_bytes, read_json, sha256_file
+from reta.students import Student, Training, open_run, read_model, reseal, train, train_unit
 from reta.synthesis.pool import Pool
 
 ACCURACY = "accuracy"
@@ -66,8 +62,7 @@ def evaluate(
     options: Mapping[str, Any] | None = None,
     device: str = "auto",
     data: str | None = None,
-    source: Source | None = None,
-    shared: RunFolder | None = None,
+    executor: Executor | None = None,
 ) -> dict[str, Any]:
     """Measure a distilled set; each evaluation writes ``evaluations/<name>.json``.
 
@@ -81,125 +76,182 @@ def evaluate(
         options: settings of the evaluations, such as ``{"corruptions.severities": (1, 3)}``.
         device: ``auto``, ``cpu``, ``cuda`` ….
         data: where the real images lie now, if they moved.
-        source: the real images, if they are open already.
-        shared: the comparison folder a run belongs to, locked by the caller.
+        executor: where the work is done; in this process by default.
 
     Returns:
         The content of each JSON file by name; of accuracy, that of ``metrics.json``.
     """
     chosen = choose(evaluations, options)
-    opened = open_run(folder, source, data)
+    executor = executor or Serial()
+    opened = open_run(folder, data=data)
     results: dict[str, Any] = {}
     if ACCURACY in chosen:
-        results[ACCURACY] = train(folder, student, students, device, opened.source, data)
-    left = {name: evaluation for name, evaluation in chosen.items() if evaluation is not None}
-    if not left:
+        results[ACCURACY] = train(
+            folder, student, students, device, opened.source, data, executor=executor
+        )
+    own = {name: evaluation for name, evaluation in chosen.items() if evaluation is not None}
+    if not own:
         return results
-    home = shared or home_of(opened)
-    place = choose_device(device)
+    home = home_of(opened.run)
+    session = Session(
+        Training(opened.config, opened.source, executor.device(device)),
+        home.path,
+        own,
+        student or opened.config.student or "",
+        students or opened.config.students or 1,
+    )
     with ExitStack() as held:
-        if shared is None and home.path != opened.run.path:
+        if home.path != opened.run.path.resolve():
             held.enter_context(home.locked())
-        held.enter_context(opened.run.locked())
-        subject = subject_of(opened, home, place, student, students)
-        for name, evaluation in left.items():
-            log.info("%s: %s", opened.run.path.name, name)
-            results[name] = _measure(name, evaluation, subject)
-        reseal(opened.run)
-        if shared is None and home.path != opened.run.path:
+        evaluate_runs([opened.run.path], session, executor)
+        if home.path != opened.run.path.resolve():
             reseal(home)
+    executor.check()
+    for name in own:
+        results[name] = read_json(opened.run.path / f"evaluations/{name}.json")
     return results
 
 
-def _measure(name: str, evaluation: Evaluation, subject: Subject) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Session:
+    """What measurements share.
+
+    Attributes:
+        training: settings, real images and device.
+        home: the folder of the teachers: a comparison, or the run itself.
+        evaluations: by name.
+        student: architecture of the students.
+        seeds: how many students of each run.
+    """
+
+    training: Training
+    home: Path
+    evaluations: Mapping[str, Evaluation]
+    student: str
+    seeds: int
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One unit of work: an evaluation, and the run it measures."""
+
+    path: Path
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.path.name}, {self.name}"
+
+
+def evaluate_runs(paths: Sequence[Path], session: Session, executor: Executor) -> None:
+    """Measure several runs of one data set, each in its own folder, and seal them again.
+
+    The home folder must be locked by the caller, if it is none of the runs.
+    """
+    wanted = {session.student}
+    for evaluation in session.evaluations.values():
+        wanted.update(getattr(evaluation, "students", ()))
+    for name in sorted(wanted):
+        check(name, session.training.source.image_size)
+    students = [
+        Student(path, name, seed)
+        for path in paths
+        for name in sorted(wanted)
+        for seed in range(session.seeds)
+    ]
+    with ExitStack() as locks:
+        for path in paths:
+            locks.enter_context(RunFolder(path).locked())
+        broken = {
+            one.path for one in executor.run("student", train_unit, session.training, students)
+        }
+        units = [
+            Measurement(path, name)
+            for path in paths
+            if path not in broken
+            for name in session.evaluations
+        ]
+        executor.run("evaluation", measure_unit, session, units)
+        for path in paths:
+            reseal(RunFolder(path))
+
+
+def measure_unit(session: Session, measurement: Measurement) -> None:
     """Measure and write the result; slow parts are units, so a repetition costs little."""
+    run, name = RunFolder(measurement.path), measurement.name
+    evaluation = session.evaluations[name]
     result = {
         "evaluation": name,
         "settings": describe(evaluation),
-        "student": subject.student,
-        "seeds": list(range(subject.seeds)),
-        **evaluation.measure(subject).json(),
+        "student": session.student,
+        "seeds": list(range(session.seeds)),
+        **evaluation.measure(subject_of(run, session)).json(),
     }
-    unit = subject.run.unit(f"evaluation-{name}", result)
+    unit = run.unit(f"evaluation-{name}", result)
     if not unit.done:
         unit.write(f"evaluations/{name}.json", json_bytes(result))
         unit.finish()
-    written: dict[str, Any] = json.loads(json_bytes(result))  # tuples are lists in the file
-    return written
 
 
-def home_of(opened: Opened) -> RunFolder:
+def home_of(run: RunFolder) -> RunFolder:
     """Return the folder that holds the teachers of a run: its own, or the comparison around it."""
-    around = RunFolder(opened.run.path.resolve().parent)
-    for folder in (opened.run, around):
-        names = {name for name in folder.records() if name.startswith("teacher-")}
-        if names >= {f"teacher-{file_stem(name)}" for name in opened.manifest["teachers"]}:
+    path = run.path.resolve()
+    needed = {f"teacher-{file_stem(name)}" for name in run.manifest()["teachers"]}
+    for folder in (RunFolder(path), RunFolder(path.parent)):
+        if needed <= set(folder.records()):
             return folder
-    return opened.run
+    return RunFolder(path)
 
 
-def subject_of(
-    opened: Opened,
-    home: RunFolder,
-    place: Device,
-    student: str | None = None,
-    students: int | None = None,
-) -> Subject:
+def subject_of(run: RunFolder, session: Session) -> Subject:
     """Return what evaluations measure and measure with."""
-    config, size = opened.config, opened.source.image_size
-    data = load(opened.run.path, temperature=None)
+    training, home = session.training, RunFolder(session.home)
 
-    def trained(name: str, count: int) -> list[Student]:
-        units = train_units(opened, name, count, data, place)
-        return [
-            Student(
-                name,
-                seed,
-                read_model(opened.run.path / next(iter(unit.files)), size, place),
-                unit.facts["last"],
-                unit.facts["best"],
-                next(iter(unit.files.values())),
-            )
-            for seed, unit in enumerate(units)
-        ]
+    def trained(name: str, count: int) -> list[Trained]:
+        return [_trained(Student(run.path, name, seed), training) for seed in range(count)]
 
     def prepared() -> tuple[list[Classifier], Pool]:
-        return _teachers(opened, home, place)
-
-    def distil(labels: Sequence[int], out: Path) -> torch.Tensor:
-        raise NotImplementedError
+        return _teachers(run, home, training)
 
     return Subject(
-        run=opened.run,
+        run=run,
         shared=home,
-        manifest=opened.manifest,
-        source=opened.source,
-        device=place.torch,
-        data=data,
-        student=student or config.student or "",
-        seeds=students or config.students or 1,
-        learning_rate=config.learning_rate,
-        stretch=config.stretch,
+        manifest=run.manifest(),
+        source=training.source,
+        device=training.place.torch,
+        data=load(run.path, temperature=None),
+        student=session.student,
+        seeds=session.seeds,
+        learning_rate=training.config.learning_rate,
+        stretch=training.config.stretch,
         train=trained,
         prepare=prepared,
-        distil=distil,
     )
 
 
-def _teachers(opened: Opened, home: RunFolder, place: Device) -> tuple[list[Classifier], Pool]:
+def _trained(student: Student, training: Training) -> Trained:
+    """Return a student with its weights, training it first if it is not there."""
+    train_unit(training, student)
+    run = RunFolder(student.path)
+    record = run.finished(student.unit)
+    ((path, digest),) = record["files"].items()
+    model = read_model(run.path / path, training.source.image_size, training.place)
+    facts = record["facts"]
+    return Trained(student.architecture, student.seed, model, facts["last"], facts["best"], digest)
+
+
+def _teachers(run: RunFolder, home: RunFolder, training: Training) -> tuple[list[Classifier], Pool]:
     """Return the committee and the pool of a run, read back from where they were kept.
 
     Raises:
         DataError: if a teacher is not the one the set was distilled with.
     """
-    committee = []
-    for name, digest in opened.manifest["teachers"].items():
+    committee, teachers = [], run.manifest()["teachers"]
+    for name, digest in teachers.items():
         path = home.path / "teachers" / f"{file_stem(name)}.safetensors"
         if not path.is_file() or sha256_file(path) != digest:
             raise DataError(
-                f"{path}: not the teacher {opened.run.path} was distilled with; repair: the same "
+                f"{path}: not the teacher {run.path} was distilled with; repair: the same "
                 "`reta distill` or `reta compare` command again"
             )
-        committee.append(read_model(path, opened.source.image_size, place))
-    teachers = opened.manifest["teachers"]
-    return committee, open_pool(opened.source, committee[0], teachers, home)
+        committee.append(read_model(path, training.source.image_size, training.place))
+    return committee, open_pool(training.source, committee[0], teachers, home)

@@ -183,7 +183,9 @@ def read_teacher(lesson: Lesson, name: str) -> tuple[Classifier, dict[str, Any]]
     return freeze(model), run.finished(_unit(name))
 
 
-def open_pool(source: Source, teacher: Classifier, hashes: Mapping[str, str], run: RunFolder) -> Pool:
+def open_pool(
+    source: Source, teacher: Classifier, hashes: Mapping[str, str], run: RunFolder
+) -> Pool:
     """Return the pool; its features are kept, the images come from the source."""
     path = "pool/features.safetensors"
     unit = run.unit("pool", {"data": source.fingerprint, "teacher": hashes[teacher.name]})

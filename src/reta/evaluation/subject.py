@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -19,7 +18,7 @@ from reta.synthesis.pool import Pool
 
 
 @dataclass(frozen=True)
-class Student:
+class Trained:
     """A model trained on the distilled set alone.
 
     Attributes:
@@ -60,8 +59,6 @@ class Subject:
         stretch: of the students' protocol.
         train: students of an architecture, so many; trained on the set unless they are there.
         prepare: the frozen committee and the pool of real images.
-        distil: distil some classes apart from all others: their labels, images per class and a
-            folder to images ``(classes, ipc, 3, s, s)`` uint8.
     """
 
     run: RunFolder
@@ -74,12 +71,11 @@ class Subject:
     seeds: int
     learning_rate: float
     stretch: float
-    train: Callable[[str, int], list[Student]]
+    train: Callable[[str, int], list[Trained]]
     prepare: Callable[[], tuple[list[Classifier], Pool]]
-    distil: Callable[[Sequence[int], Path], torch.Tensor]
 
     @cached_property
-    def students(self) -> list[Student]:
+    def students(self) -> list[Trained]:
         """The students of the set."""
         return self.train(self.student, self.seeds)
 
