@@ -177,7 +177,7 @@ class Diversity:
         members = test.of_class(label)
         if not len(members):
             return dict.fromkeys((*_SCORES, "distance", "effective_share"), 0.0)
-        features = unit_features(subject.committee[0], test.images[members])
+        features = unit_features(subject.committee[0], test.pixels(members))
         rows = []
         for draw in range(self.draws):
             rng = random_generator(0, "diversity", label, draw)
