@@ -8,8 +8,10 @@ import pytest
 import torch
 from sklearn.metrics import confusion_matrix
 
+from reta.committee import committee_logits
 from reta.data.distilled import DistilledSet
 from reta.data.images import DecodedImages, ImageSet
+from reta.data.labels import LabelShard, micro_batches
 from reta.models import Classifier, build
 from reta.synthesis.relabel import relabel
 from reta.training import (
@@ -292,3 +294,32 @@ def test_the_confusion_and_the_accuracy_are_of_the_same_epoch(
     after_epoch(1)
     right = sum(count for true, taken, count in progress.confusion if true == taken)
     assert right / len(image_set) == pytest.approx(progress.last)
+
+
+def test_teachers_in_the_loop_teach_what_exact_labels_teach() -> None:
+    """Online labels of other views or micro-batches than the recorded ones; teachers that drift."""
+    images, teachers = make_images(3, 7, 16, seed=4), [make_teacher(1, 3), make_teacher(2, 3)]
+    order = images.labels.argsort(stable=True)
+    pixels, labels = images.images[order], images.labels[order]
+    asked = relabel(teachers, pixels, range(2), seed=0, online=True)
+    assert asked.logits is None
+    exact = torch.empty(2, 21, 3)
+    for index, epoch in enumerate(asked.epochs):
+        views = epoch.render(pixels, torch.arange(21))
+        for batch in micro_batches(21):
+            part = slice(batch[0].start, batch[-1].stop)
+            sizes = [micro.stop - micro.start for micro in batch]
+            exact[index, part] = committee_logits(teachers, views[part], sizes)
+    sets = [
+        DistilledSet(pixels, labels, images.classes, [LabelShard(asked.epochs, exact)], None),
+        DistilledSet(pixels, labels, images.classes, [asked], None, teachers=teachers),
+    ]
+    states = []
+    for data in sets:
+        model = build("convnet3", 3, 16, seed=5)
+        train_student(model, data, images, Protocol(4, 2e-3), seed=0)
+        states.append(torch.cat([value.flatten() for value in model.state_dict().values()]))
+    torch.testing.assert_close(states[0], states[1], rtol=0, atol=1e-5)
+    for index in (0, 7, 8, 20, 3):
+        for one, other in zip(sets[0][index], sets[1][index], strict=True):
+            torch.testing.assert_close(one, other, rtol=0, atol=1e-4)

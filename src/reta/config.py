@@ -45,7 +45,10 @@ class Config:
         steps: optimisation steps on the pixels; by default the method's own at effort paper, a
             fifth of them at small, a fiftieth at smoke.
         label_epochs: epochs of labelled views; students train as long.
-        label_format: how logits are stored, int8 or float16.
+        label_format: how logits are stored: int8, float16, int4, topk; or online, not at all: the
+            teachers travel with the set and answer while students train.
+        label_keep: share of the label epochs that is stored; students go round them.
+        label_top: logits of each view kept by topk; a tenth of the classes by default.
         student: architecture of the students.
         students: how many students are trained, with different seeds.
         learning_rate: of the students, not of the pixels.
@@ -69,7 +72,9 @@ class Config:
     teacher_epochs: Annotated[int | None, _BY_EFFORT] = None
     steps: Annotated[int | None, _BY_EFFORT] = None
     label_epochs: Annotated[int | None, _BY_EFFORT] = None
-    label_format: Literal["int8", "float16"] = "int8"
+    label_format: Literal["online", "float16", "int8", "int4", "topk"] = "int8"
+    label_keep: float = 1.0
+    label_top: Annotated[int | None, _BY_DATA] = None
     student: Annotated[str | None, _BY_EFFORT] = None
     students: Annotated[int | None, _BY_EFFORT] = None
     learning_rate: float = 1e-3
@@ -89,6 +94,8 @@ class Config:
                 raise UsageError(f"{name} is {value}; it must be at least 1")
         if self.seed < 0:
             raise UsageError(f"seed is {self.seed}; it must not be negative")
+        if not 0 < self.label_keep <= 1:
+            raise UsageError(f"label_keep is {self.label_keep}; it must be above 0 and at most 1")
         for name in ("learning_rate", "stretch"):
             if not getattr(self, name) > 0:
                 raise UsageError(f"{name} is {getattr(self, name)}; it must be above 0")
@@ -104,6 +111,7 @@ _COUNTS = (
     "teacher_epochs",
     "steps",
     "label_epochs",
+    "label_top",
     "students",
     "block",
     "images_per_pass",

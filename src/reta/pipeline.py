@@ -18,7 +18,8 @@ import torch
 
 from reta import __version__
 from reta.config import Config, describe, from_yaml, to_yaml
-from reta.data.distilled import image_name, read_images
+from reta.data.distilled import image_name, read_images, teacher_name
+from reta.data.formats import Top, label_format
 from reta.data.sources import Source
 from reta.errors import UsageError
 from reta.evaluation.geometry import measure
@@ -156,8 +157,12 @@ def class_blocks(job: Job, prepared: Prepared) -> list[Part]:
 
 
 def label_shards(job: Job, prepared: Prepared) -> list[Part]:
-    """Return the shards of epochs that labels are written in."""
-    epochs = range(job.config.label_epochs or 1)
+    """Return the shards of epochs that labels are written in.
+
+    Views are drawn alike for every epoch, so keeping some epochs at random (LPLD's pruning) is to
+    make the first ones only; students go round them.
+    """
+    epochs = range(max(1, round((job.config.label_epochs or 1) * job.config.label_keep)))
     starts = epochs[::EPOCHS_PER_SHARD]
     return _parts(job, [epochs[start : start + EPOCHS_PER_SHARD] for start in starts])
 
@@ -235,12 +240,19 @@ def label_shard(prepared: Prepared, part: Part) -> None:
     """Write some epochs of soft labels as a unit of work."""
     config, source, span = part.job.config, prepared.source, part.span
     images, files = _recovered(prepared, part.job)
+    top = config.label_top or -(-len(source.classes) // 10)
+    form = label_format(config.label_format, top)
+    facts: dict[str, Any] = {"classes": list(source.classes), "format": config.label_format}
+    if isinstance(form, Top):
+        facts["top"] = top
+    if form is None and part.index == 0:
+        _write_teachers(prepared, part.job.folder)
     inputs = {
         "images": files,
         "teachers": prepared.teachers,
         "epochs": [span.start, span.stop],
         "seed": config.seed,
-        "format": config.label_format,
+        "facts": facts,
         "flip": source.flip,
     }
     unit = part.job.folder.unit(f"labels-{part.index:03d}", inputs)
@@ -248,12 +260,28 @@ def label_shard(prepared: Prepared, part: Part) -> None:
         return
     watch = Stopwatch()
     shard = relabel(
-        prepared.committee, images.flatten(0, 1), span, seed=config.seed, flip=source.flip
+        prepared.committee,
+        images.flatten(0, 1),
+        span,
+        seed=config.seed,
+        flip=source.flip,
+        online=form is None,
     )
-    tensors = shard.tensors(config.label_format)
-    facts = {"classes": list(source.classes), "format": config.label_format}
-    unit.write(f"labels/views-{part.index:03d}.safetensors", tensor_bytes(tensors, facts))
+    tensors = tensor_bytes(shard.tensors(form), facts)
+    unit.write(f"labels/views-{part.index:03d}.safetensors", tensors)
     unit.finish({"seconds": watch.seconds})
+
+
+def _write_teachers(prepared: Prepared, run: RunFolder) -> None:
+    """Put the teachers beside labels without logits, so that the set is complete by itself."""
+    unit = run.unit("labels-teachers", {"teachers": prepared.teachers})
+    if unit.done:
+        return
+    classes = list(prepared.source.classes)
+    for index, teacher in enumerate(prepared.committee):
+        facts = {"architecture": teacher.name, "classes": classes}
+        unit.write(teacher_name(index), tensor_bytes(teacher.state_dict(), facts))
+    unit.finish()
 
 
 def measure_set(prepared: Prepared, part: Part) -> None:
@@ -343,6 +371,9 @@ def seal(job: Job, prepared: Prepared) -> None:
             "folders": class_folders(source.classes),
             "ipc": config.ipc,
             "seed": config.seed,
+            "label_epochs": config.label_epochs,
+            "label_format": config.label_format,
+            "label_keep": config.label_keep,
             "teachers": prepared.teachers,
             "teacher_accuracy": prepared.accuracy,
             "warnings": cautions(prepared, config),

@@ -10,6 +10,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from reta.data.distilled import DistilledSet, image_name, load, read_images
+from reta.data.formats import Halves
 from reta.data.labels import LabelShard, draw_epoch
 from reta.errors import DataError, UsageError
 from reta.storage import RunFolder
@@ -53,7 +54,8 @@ def write_run(
     unit.finish()
     for number, shard in enumerate(shards() if labels else []):
         unit = run.unit(f"labels-{number:03d}", {})
-        file = tensor_bytes(shard.tensors("float16"), {"classes": label_classes})
+        facts = {"classes": label_classes, "format": "float16"}
+        file = tensor_bytes(shard.tensors(Halves()), facts)
         unit.write(f"labels/views-{number:03d}.safetensors", file)
         unit.finish()
     run.seal({"classes": list(CLASSES), "folders": list(CLASSES), "ipc": IPC})

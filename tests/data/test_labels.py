@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
 import torch
 import torchvision.transforms.v2.functional as tv
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from hypothesis.extra import numpy as arrays
 
-from reta.data.labels import (
-    Epoch,
-    LabelShard,
-    dequantize,
-    draw_epoch,
-    micro_batches,
-    quantize,
-)
+from reta.data.formats import FORMATS, ONLINE, label_format
+from reta.data.labels import Epoch, LabelShard, StoredShard, draw_epoch, micro_batches
+from reta.errors import DataError, DivergedError
 
 
 def some_images(count: int, size: int = 12) -> torch.Tensor:
@@ -42,73 +35,135 @@ def same_epoch(one: Epoch, other: Epoch) -> bool:
     return all(a.dtype == b.dtype and torch.equal(a, b) for a, b in pairs)
 
 
-@settings(max_examples=60, deadline=None)
-@given(
-    arrays.arrays("float32", (3, 17), elements=st.floats(-200, 200, width=32)),
-)
-def test_quantisation_error_is_bounded(values: object) -> None:
-    """Half a step; only the two ends may be off by what float16 loses of them (2⁻¹¹ each)."""
-    logits = torch.from_numpy(values)
-    codes, low, step = quantize(logits)
-    error = (dequantize(codes, low, step) - logits).abs().double()
-    low, step = low.double()[:, None], step.double()[:, None]
-    inside = (logits >= low) & (logits <= low + 255 * step)
-    assert (error <= 0.5 * step + 1e-4).where(inside, True).all()
-    span = logits.amax(1) - logits.amin(1)
-    ends = 2.0**-11 * (span + 2 * logits.abs().amax(1)) + 1e-4
-    assert (error <= 0.5 * step + ends[:, None]).all()
-    assert (step[:, 0] <= (span + ends) / 255 * (1 + 2.0**-9)).all()
-    assert codes.dtype == torch.uint8
+def stored(shard: LabelShard, name: str = "int8", top: int = 3) -> StoredShard:
+    """Return a shard as it is read back from its tensors."""
+    assert shard.logits is not None
+    classes = tuple(map(str, range(shard.logits.shape[-1])))
+    facts = {"classes": classes, "format": name, "top": top}
+    tensors = shard.tensors(label_format(name, top))
+    return StoredShard.read(tensors, facts, classes, shard.logits.shape[1], "views")
 
 
-@pytest.mark.parametrize("value", [0.0, 3.25, -7.0])
-def test_equal_logits_survive(value: float) -> None:
-    """A step of zero must not divide by zero."""
-    back = dequantize(*quantize(torch.full((2, 5), value)))
-    torch.testing.assert_close(back, torch.full((2, 5), value))
-
-
-def test_information_lost_at_the_training_temperature() -> None:
-    """Labels coarser than 8 bits of the row's own range would cost accuracy unseen."""
-    logits = some_logits(64, 1000).double()
-    stored = dequantize(*quantize(logits.float())).double()
-    log_p, log_q = (x.div(20).log_softmax(1) for x in (logits, stored))
-    lost = (log_p.exp() * (log_p - log_q)).sum(1)
-    known = (log_p.exp() * (log_p + torch.tensor(1000.0).double().log())).sum(1)
-    assert (lost / known).max() <= 2e-4
-
-
-def test_a_byte_per_class_and_view() -> None:
-    """The reason for 8 bits: 1,000 classes must take 1.01 bytes each, half of float16."""
-    shard = LabelShard([draw_epoch(0, 0, 20, 12, (0.08, 1), True)], some_logits(1, 20, 1000))
-    small, large = shard.tensors("int8"), shard.tensors("float16")
-    stored = sum(small[name].nbytes for name in ("codes", "low", "step"))
-    assert stored / (20 * 1000) <= 1.01
-    assert large["logits"].nbytes == 2 * 20 * 1000
-    records = sum(t.nbytes for name, t in small.items() if name not in ("codes", "low", "step"))
-    assert records / 20 <= 25  # order, box, flip, partner, box of the mix
-
-
-@pytest.mark.parametrize("form", ["int8", "float16"])
+@pytest.mark.parametrize("form", [name for name in FORMATS if name != ONLINE])
 def test_shards_come_back_as_they_were(form: str) -> None:
-    """A record that does not fit its small integer type, or an epoch out of place."""
+    """A record that does not fit its small integer type, or an epoch or a slice out of place."""
     epochs = [draw_epoch(3, epoch, 37, 224, (0.08, 1.0), True) for epoch in (5, 6, 7)]
     logits = some_logits(3, 37, 11)
-    tensors = LabelShard(epochs, logits).tensors(form)
-    back = LabelShard.from_tensors(tensors)
-    assert all(map(same_epoch, back.epochs, epochs))
-    assert len(back.epochs) == 3
-    expected = logits.half().float() if form == "float16" else dequantize(*quantize(logits))
-    assert torch.equal(back.logits, expected)
-    assert back.logits.dtype == torch.float32
-    torch.testing.assert_close(back.logits, logits, rtol=0, atol=0.03)
+    back = stored(LabelShard(epochs, logits), form)
+    assert len(back) == 3
+    assert all(same_epoch(back.epoch(index), epoch) for index, epoch in enumerate(epochs))
+    codec = label_format(form, 3)
+    whole = codec.decode(codec.encode(logits), 11)
+    for index, part in ((0, slice(0, 37)), (1, slice(8, 16)), (2, slice(36, 37))):
+        decoded = back.decode(index, part)
+        assert torch.equal(decoded, whole[index, part])
+        assert decoded.dtype == torch.float32
+
+
+def test_reading_draws_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Views replayed from a generator would change with its version: none may be asked."""
+    epoch = draw_epoch(3, 0, 20, 12, (0.08, 1.0), True)
+    shard = LabelShard([epoch], some_logits(1, 20, 5))
+    expected = epoch.render(some_images(20), torch.arange(20))
+    back = stored(shard)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("a random generator was asked")
+
+    for module in ("reta.runtime", "reta.data.labels"):
+        monkeypatch.setattr(f"{module}.random_generator", refuse)
+    before = torch.get_rng_state()
+    shown = back.epoch(0).render(some_images(20), torch.arange(20))
+    back.decode(0, slice(0, 20))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.equal(shown, expected)
 
 
 def test_large_images_and_many_positions_fit_the_records() -> None:
     """int16 positions would wrap beyond 32,767 images; int16 boxes are enough for any image."""
     epoch = draw_epoch(0, 0, 40_000, 2048, (0.08, 1.0), True)
-    back = LabelShard.from_tensors(LabelShard([epoch], torch.zeros(1, 40_000, 1)).tensors("int8"))
-    assert same_epoch(back.epochs[0], epoch)
+    back = stored(LabelShard([epoch], torch.zeros(1, 40_000, 1)))
+    assert same_epoch(back.epoch(0), epoch)
+
+
+def test_a_record_takes_25_bytes() -> None:
+    """Order 4, crop 8, flip 1, partner 4, CutMix box 8: a row beside 1,000 classes is small."""
+    shard = LabelShard([draw_epoch(0, 0, 20, 12, (0.08, 1), True)], None)
+    assert sum(tensor.nbytes for tensor in shard.tensors(None).values()) == 20 * 25
+
+
+DAMAGE: dict[str, tuple[Callable[[dict[str, torch.Tensor]], object], str]] = {
+    "no order": (lambda t: t.pop("order"), "expected"),
+    "no logits": (lambda t: t.pop("codes"), "expected"),
+    "other tensors": (lambda t: t.update(codez=t["codes"]), "codez"),
+    "other type": (lambda t: t.update(codes=t["codes"].short()), "codes is torch.int16"),
+    "too few classes": (lambda t: t.update(codes=t["codes"][..., :-1]), "codes is"),
+    "too few views": (lambda t: t.update(flips=t["flips"][:, :-1]), "flips is"),
+    "too few epochs": (lambda t: t.update(low=t["low"][:1]), "low is"),
+    "no epochs": (lambda t: t.update({k: v[:0] for k, v in t.items()}), "order is"),
+    "no axis": (lambda t: t.update(order=torch.tensor(3, dtype=torch.int32)), "order is"),
+    "beyond the images": (lambda t: t.update(order=t["order"] + 1), "order must lie"),
+    "negative partner": (lambda t: t.update(partners=t["partners"] - 1), "partners must lie"),
+    "not a number": (lambda t: t.update(low=t["low"] * torch.nan), "no sizes or numbers"),
+    "empty crop": (lambda t: t.update(boxes=t["boxes"] * 0), "no sizes or numbers"),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGE)
+def test_what_does_not_fit_is_refused(name: str) -> None:
+    """A shard of another set, or one written wrongly, must not be trained on."""
+    epochs = [draw_epoch(3, epoch, 20, 12, (0.08, 1.0), True) for epoch in (0, 1)]
+    tensors = LabelShard(epochs, some_logits(2, 20, 5)).tensors(label_format("int8", 1))
+    facts = {"classes": list("abcde"), "format": "int8"}
+    StoredShard.read(tensors, facts, tuple("abcde"), 20, "views-000")
+    change, message = DAMAGE[name]
+    change(tensors)
+    with pytest.raises(DataError, match=message) as refusal:
+        StoredShard.read(tensors, facts, tuple("abcde"), 20, "views-000")
+    assert "views-000" in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [
+        {},
+        {"classes": list("abdce"), "format": "int8"},
+        {"classes": list("abcde"), "format": "int3"},
+        {"classes": list("abcde"), "format": "float16"},
+        {"classes": list("abcde"), "format": "online"},
+    ],
+)
+def test_facts_must_fit_too(facts: dict[str, object]) -> None:
+    """Other classes, an unknown format, or one the tensors are not of."""
+    shard = LabelShard([draw_epoch(3, 0, 20, 12, (0.08, 1.0), True)], some_logits(1, 20, 5))
+    tensors = shard.tensors(label_format("int8", 1))
+    with pytest.raises(DataError, match="views-000"):
+        StoredShard.read(tensors, facts, tuple("abcde"), 20, "views-000")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e6])
+def test_labels_that_are_no_numbers_are_never_written(value: float) -> None:
+    """A teacher that diverged; or a logit beyond what half precision holds, stored as infinity."""
+    logits = some_logits(1, 20, 5)
+    logits[0, 3, 2] = value
+    shard = LabelShard([draw_epoch(3, 0, 20, 12, (0.08, 1.0), True)], logits)
+    with pytest.raises(DivergedError):
+        shard.tensors(label_format("float16", 1))
+
+
+def test_hard_targets_are_the_classes_by_area() -> None:
+    """The partner's class left out, or the share of the box taken for that of the image."""
+    epoch = draw_epoch(2, 0, 21, 12, (0.08, 1.0), True)
+    labels = torch.arange(7).repeat_interleave(3)
+    marks = labels[:, None, None, None].expand(-1, 3, 12, 12).to(torch.uint8)
+    whole = replace(epoch.views, boxes=torch.tensor([[0, 0, 12, 12]]).repeat(21, 1))
+    shown = replace(epoch, views=whole).render(marks, torch.arange(21)).mul(255).round()
+    targets = epoch.hard_targets(labels, torch.arange(21), 7, 12)
+    for position in range(21):
+        counts = torch.bincount(shown[position, 0].flatten().long(), minlength=7)
+        torch.testing.assert_close(targets[position], counts / 144)
+    some = torch.tensor([20, 3])
+    assert torch.equal(epoch.hard_targets(labels, some, 7, 12), targets[some])
 
 
 @pytest.mark.parametrize("count", range(1, 101))

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch.utils.data import Dataset
 
+from reta.committee import committee_logits
 from reta.data.intake import read_image
-from reta.data.labels import Epoch, LabelShard, micro_batches
+from reta.data.labels import Epoch, Labels, StoredShard, micro_batches
 from reta.errors import DataError, UsageError
+from reta.models import Classifier, build, freeze
 from reta.storage import RunFolder, sha256
 from reta.tensors import read_tensors
 
 MicroBatch = tuple[torch.Tensor, torch.Tensor]
+LabelKind = Literal["soft", "hard"]
 
 
 class DistilledSet(Dataset[tuple[torch.Tensor, torch.Tensor]]):
@@ -35,7 +38,6 @@ class DistilledSet(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         images: ``(n, 3, s, s)`` uint8, class by class.
         labels: ``(n,)`` int64 hard labels.
         classes: names, in the order of the labels.
-        epochs: how many epochs of soft labels are stored.
         temperature: of the softmax that turns logits into soft labels; None gives the logits.
     """
 
@@ -44,48 +46,109 @@ class DistilledSet(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         images: torch.Tensor,
         labels: torch.Tensor,
         classes: tuple[str, ...],
-        shards: list[LabelShard],
+        shards: Sequence[Labels],
         temperature: float | None = 1.0,
+        *,
+        epochs: int | None = None,
+        teachers: Sequence[Classifier] = (),
     ) -> None:
+        """Put a set together; `load` does it from a run folder.
+
+        Args:
+            images: ``(n, 3, s, s)`` uint8, class by class.
+            labels: ``(n,)`` int64.
+            classes: names.
+            shards: labelled views.
+            temperature: of the softmax; None gives the logits.
+            epochs: students are to train for; as many as are stored by default.
+            teachers: who answers while students train, if the shards hold no logits.
+        """
         self.images, self.labels, self.classes = images, labels, classes
         self.temperature = temperature
-        self._epochs: list[Epoch] = [epoch for shard in shards for epoch in shard.epochs]
-        self._logits = torch.cat([shard.logits for shard in shards])
+        self._stored = [(shard, index) for shard in shards for index in range(len(shard))]
+        self._epochs = epochs or len(self._stored)
+        self._teachers = teachers
         self._epoch = 0
+        # What `__getitem__` made last: the views of an epoch and the labels of a micro-batch.
+        self._shown: tuple[int, Epoch] | None = None
+        self._said: tuple[int, slice, torch.Tensor] | None = None
 
     @property
     def epochs(self) -> int:
-        """How many epochs of soft labels are stored."""
-        return len(self._epochs)
+        """How many epochs students are to train for; fewer may be stored, and come again."""
+        return self._epochs
+
+    @property
+    def stored_epochs(self) -> int:
+        """How many epochs of labelled views are stored."""
+        return len(self._stored)
 
     def __len__(self) -> int:
         return len(self.images)
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch whose views and labels are shown; beyond the last, begin again."""
-        self._epoch = epoch % self.epochs
+        self._epoch = epoch % self.stored_epochs
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the view ``(3, s, s)`` in [0, 1] and the soft label ``(classes,)``."""
         if not -len(self) <= index < len(self):
             raise IndexError(index)
-        position = torch.tensor([index % len(self)])
-        view = self._epochs[self._epoch].render(self.images, position)[0]
-        logits = self._logits[self._epoch, position[0]]
+        position = index % len(self)
+        if self._shown is None or self._shown[0] != self._epoch:
+            shard, number = self._stored[self._epoch]
+            self._shown = self._epoch, shard.epoch(number)
+        view = self._shown[1].render(self.images, torch.tensor([position]))[0]
+        logits = self._logits_at(self._shown[1], position)
         if self.temperature is None:
             return view, logits
         return view, (logits / self.temperature).softmax(dim=0)
 
-    def batches(self, epoch: int, device: torch.device) -> Iterator[list[MicroBatch]]:
-        """Yield the batches of an epoch, each as micro-batches of views and teacher logits."""
-        epoch %= self.epochs
-        shown, logits = self._epochs[epoch], self._logits[epoch].to(device)
-        images = self.images.to(device)
+    def _logits_at(self, shown: Epoch, position: int) -> torch.Tensor:
+        """Return the logits of one view; teachers that answer see its whole micro-batch."""
+        said = self._said
+        if said is None or said[0] != self._epoch or not said[1].start <= position < said[1].stop:
+            parts = [part for batch in micro_batches(len(self)) for part in batch]
+            (part,) = (part for part in parts if part.start <= position < part.stop)
+            shard, number = self._stored[self._epoch]
+            if self._teachers:
+                views = shown.render(self.images, torch.arange(part.start, part.stop))
+                logits = self._ask(views, [part])
+            else:
+                logits = shard.decode(number, part)
+            said = self._said = self._epoch, part, logits
+        return said[2][position - said[1].start]
+
+    def _ask(self, views: torch.Tensor, parts: Sequence[slice]) -> torch.Tensor:
+        teachers = [teacher.to(views.device) for teacher in self._teachers]
+        return committee_logits(teachers, views, [part.stop - part.start for part in parts])
+
+    def batches(
+        self, epoch: int, device: torch.device, kind: LabelKind = "soft"
+    ) -> Iterator[list[MicroBatch]]:
+        """Yield the batches of an epoch, each as micro-batches of views and targets.
+
+        Args:
+            epoch: beyond the last stored one, the stored ones come again.
+            device: for views and targets.
+            kind: what the targets ``(m, classes)`` are: teacher logits (soft), or the classes of
+                the image and of its CutMix partner as probabilities (hard).
+        """
+        shard, number = self._stored[epoch % self.stored_epochs]
+        shown, images = shard.epoch(number), self.images.to(device)
+        classes, size = len(self.classes), images.shape[-1]
         for batch in micro_batches(len(self)):
-            positions = torch.arange(batch[0].start, batch[-1].stop)
+            whole = slice(batch[0].start, batch[-1].stop)
+            positions = torch.arange(whole.start, whole.stop)
             views = shown.render(images, positions)
-            start = batch[0].start
-            yield [(views[part.start - start : part.stop - start], logits[part]) for part in batch]
+            if kind == "hard":
+                targets = shown.hard_targets(self.labels, positions, classes, size).to(device)
+            elif self._teachers:
+                targets = self._ask(views, batch)
+            else:
+                targets = shard.decode(number, whole).to(device)
+            own = [slice(part.start - whole.start, part.stop - whole.start) for part in batch]
+            yield [(views[part], targets[part]) for part in own]
 
 
 def run_manifest(run: RunFolder) -> dict[str, Any]:
@@ -133,15 +196,45 @@ def load(folder: str | Path, temperature: float | None = 1.0) -> DistilledSet:
             intact(image_name(folder_name, index))
     images = read_images(run.path, folders, ipc).flatten(0, 1)
     labels = torch.arange(len(folders)).repeat_interleave(ipc)
-    shards = []
+    shards: list[Labels] = []
+    teachers = []
+    size = images.shape[-1]
     for name in sorted(name for name in manifest["files"] if name.startswith("labels/")):
-        tensors, facts = read_tensors(intact(name))
-        if tuple(facts["classes"]) != classes:
-            raise DataError(f"{name}: labels are for {facts['classes']}, images for {classes}")
-        shards.append(LabelShard.from_tensors(tensors))
+        path = intact(name)
+        tensors, facts = read_tensors(path)
+        if name.startswith(_TEACHER):
+            teachers.append(_teacher(tensors, facts, classes, size, name))
+        else:
+            shards.append(StoredShard.read(tensors, facts, classes, len(images), name))
     if not shards:
         raise DataError(f"{run.path}: no labels; run `reta distill` again to finish it")
-    return DistilledSet(images, labels, classes, shards, temperature)
+    return DistilledSet(
+        images,
+        labels,
+        classes,
+        shards,
+        temperature,
+        epochs=manifest.get("label_epochs"),
+        teachers=teachers,
+    )
+
+
+def _teacher(
+    tensors: dict[str, torch.Tensor],
+    facts: dict[str, Any],
+    classes: tuple[str, ...],
+    size: int,
+    where: str,
+) -> Classifier:
+    """Return a teacher that travels with labels without logits."""
+    if tuple(facts.get("classes", ())) != classes:
+        raise DataError(f"{where}: taught {facts.get('classes')}, images are of {list(classes)}")
+    teacher = build(facts["architecture"], len(classes), size)
+    try:
+        teacher.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise DataError(f"{where}: not the weights of {facts['architecture']}") from error
+    return freeze(teacher)
 
 
 def read_images(folder: Path, class_folders: Sequence[str], ipc: int) -> torch.Tensor:
@@ -156,3 +249,11 @@ def read_images(folder: Path, class_folders: Sequence[str], ipc: int) -> torch.T
 def image_name(folder: str, index: int) -> str:
     """Return the path of a synthetic image inside its run folder."""
     return f"images/{folder}/{index:03d}.png"
+
+
+_TEACHER = "labels/teacher-"
+
+
+def teacher_name(index: int) -> str:
+    """Return the path, inside a run folder, of a teacher that answers while students train."""
+    return f"{_TEACHER}{index:02d}.safetensors"

@@ -6,16 +6,18 @@ batch size, the order of reading or the version of a library.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal
+from typing import Any, Protocol
 
 import torch
+import torch.nn.functional as F
 
 from reta.data.augment import Mix, Views, cutmix, random_mix, random_views, render
+from reta.data.formats import FORMATS, LabelFormat, Layout, label_format
+from reta.errors import DataError, DivergedError
 from reta.runtime import random_generator
-
-LabelFormat = Literal["int8", "float16"]
 
 BATCH = 16
 MICRO_BATCH = 8
@@ -49,6 +51,26 @@ class Epoch:
         own, other = views[where.to(images.device)].chunk(2)
         return cutmix(own, other, self.mix.boxes[positions])
 
+    def hard_targets(
+        self, labels: torch.Tensor, positions: torch.Tensor, classes: int, size: int
+    ) -> torch.Tensor:
+        """Return the classes of the views at some positions as probabilities ``(m, classes)``.
+
+        A view is of its own image's class to the share of its area that CutMix left, and of its
+        partner's to the rest.
+
+        Args:
+            labels: ``(n,)`` int64 class of each synthetic image.
+            positions: ``(m,)`` int64.
+            classes: how many there are.
+            size: side of the views, in pixels.
+        """
+        own = F.one_hot(labels[self.order[positions]], classes)
+        other = F.one_hot(labels[self.order[self.mix.partners[positions]]], classes)
+        boxes = self.mix.boxes[positions]
+        mixed = (boxes[:, 2] * boxes[:, 3] / size**2).unsqueeze(1)
+        return (1 - mixed) * own + mixed * other
+
 
 def draw_epoch(
     seed: int, epoch: int, count: int, size: int, crop: tuple[float, float], flip: bool
@@ -76,68 +98,161 @@ def micro_batches(count: int) -> list[list[slice]]:
     return list(batches.values())
 
 
-def quantize(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Store each row of logits ``(..., classes)`` in 8 bits a class.
+class Labels(Protocol):
+    """Some consecutive epochs of views, and what the committee said of them."""
 
-    Returns:
-        codes uint8 ``(..., classes)``, and low end and step, float16 ``(...)``: a row is
-        ``low + step · codes``.
-    """
-    low = logits.amin(dim=-1).half()
-    step = ((logits.amax(dim=-1) - low.float()) / 255).half()
-    # A step rounded down to zero (equal logits) would divide by zero.
-    scale = step.float().clamp(min=1e-7).unsqueeze(-1)
-    codes = ((logits - low.float().unsqueeze(-1)) / scale).round().clamp(0, 255)
-    return codes.to(torch.uint8), low, step
+    def __len__(self) -> int:
+        """How many epochs."""
+
+    def epoch(self, index: int) -> Epoch:
+        """Return the views of an epoch."""
+
+    def decode(self, index: int, positions: slice) -> torch.Tensor:
+        """Return the logits ``(m, classes)`` float32 of some positions of an epoch."""
 
 
-def dequantize(codes: torch.Tensor, low: torch.Tensor, step: torch.Tensor) -> torch.Tensor:
-    """Return logits ``(..., classes)`` float32 from `quantize`."""
-    return low.float().unsqueeze(-1) + step.float().unsqueeze(-1) * codes.float()
+# The record of the views, the same whatever the format of the logits: type and shape of a row.
+_RECORD: Layout = {
+    "order": (torch.int32, ()),
+    "boxes": (torch.int16, (4,)),
+    "flips": (torch.bool, ()),
+    "partners": (torch.int32, ()),
+    "mix_boxes": (torch.int16, (4,)),
+}
 
 
 @dataclass(frozen=True)
 class LabelShard:
-    """Some consecutive epochs of views with the committee's logits.
+    """Labels as the committee gave them.
 
     Attributes:
         epochs: the views of each epoch.
-        logits: ``(epochs, n, classes)`` float32, by position.
+        logits: ``(epochs, n, classes)`` float32, by position; None if teachers answer later.
     """
 
     epochs: list[Epoch]
-    logits: torch.Tensor
+    logits: torch.Tensor | None
 
-    def tensors(self, form: LabelFormat) -> dict[str, torch.Tensor]:
-        """Return the shard as tensors for a safetensors file."""
+    def __len__(self) -> int:
+        return len(self.epochs)
+
+    def epoch(self, index: int) -> Epoch:
+        """Return the views of an epoch."""
+        return self.epochs[index]
+
+    def decode(self, index: int, positions: slice) -> torch.Tensor:
+        """Return the logits ``(m, classes)`` of some positions of an epoch."""
+        assert self.logits is not None, "labels without logits: ask the teachers"
+        return self.logits[index, positions]
+
+    def tensors(self, form: LabelFormat | None) -> dict[str, torch.Tensor]:
+        """Return the shard as tensors for a safetensors file.
+
+        Args:
+            form: how logits are stored; None leaves them out.
+
+        Raises:
+            DivergedError: if a logit is no number, or too large for the format.
+        """
         stack = {
-            "order": torch.stack([epoch.order for epoch in self.epochs]).int(),
-            "boxes": torch.stack([epoch.views.boxes for epoch in self.epochs]).short(),
+            "order": torch.stack([epoch.order for epoch in self.epochs]),
+            "boxes": torch.stack([epoch.views.boxes for epoch in self.epochs]),
             "flips": torch.stack([epoch.views.flips for epoch in self.epochs]),
-            "partners": torch.stack([epoch.mix.partners for epoch in self.epochs]).int(),
-            "mix_boxes": torch.stack([epoch.mix.boxes for epoch in self.epochs]).short(),
+            "partners": torch.stack([epoch.mix.partners for epoch in self.epochs]),
+            "mix_boxes": torch.stack([epoch.mix.boxes for epoch in self.epochs]),
         }
-        if form == "float16":
-            return stack | {"logits": self.logits.half()}
-        codes, low, step = quantize(self.logits)
-        return stack | {"codes": codes, "low": low, "step": step}
+        record = {name: tensor.to(_RECORD[name][0]) for name, tensor in stack.items()}
+        if form is None:
+            return record
+        assert self.logits is not None
+        encoded = form.encode(self.logits)
+        if not _finite(self.logits, *encoded.values()):
+            raise DivergedError(
+                "the teachers gave labels that are no finite numbers; train them again with a "
+                "lower learning rate"
+            )
+        return record | encoded
+
+
+class StoredShard:
+    """Labels as they lie in a file: checked once, decoded a slice at a time.
+
+    Reading them draws nothing at random: order, crops, flips and CutMix are all in the record.
+    """
+
+    def __init__(
+        self, tensors: Mapping[str, torch.Tensor], form: LabelFormat | None, classes: int
+    ) -> None:
+        self._tensors, self._form, self._classes = dict(tensors), form, classes
 
     @classmethod
-    def from_tensors(cls, tensors: dict[str, torch.Tensor]) -> LabelShard:
-        """Read back what `tensors` returned."""
-        if "codes" in tensors:
-            logits = dequantize(tensors["codes"], tensors["low"], tensors["step"])
-        else:
-            logits = tensors["logits"].float()
-        order, boxes = tensors["order"].long(), tensors["boxes"].long()
-        partners, mix_boxes = tensors["partners"].long(), tensors["mix_boxes"].long()
-        none = torch.zeros(order.shape[1], 2, dtype=torch.int64)
-        epochs = [
-            Epoch(
-                order[index],
-                Views(boxes[index], tensors["flips"][index], none),
-                Mix(partners[index], mix_boxes[index]),
+    def read(
+        cls,
+        tensors: Mapping[str, torch.Tensor],
+        facts: Mapping[str, Any],
+        classes: tuple[str, ...],
+        count: int,
+        where: str,
+    ) -> StoredShard:
+        """Check what a label file holds, and wrap it.
+
+        Args:
+            tensors: of the file.
+            facts: of the file.
+            classes: names that the labels must be for, in order.
+            count: synthetic images that are labelled.
+            where: the file, for messages.
+
+        Raises:
+            DataError: if the classes are others, or a tensor is missing, of another type or shape,
+                not finite, or points outside the images.
+        """
+        if tuple(facts.get("classes", ())) != classes:
+            raise DataError(
+                f"{where}: labels are for {facts.get('classes')}, images for {list(classes)}"
             )
-            for index in range(len(order))
-        ]
-        return cls(epochs, logits)
+        if facts.get("format") not in FORMATS:
+            raise DataError(f"{where}: labels of an unknown format, {facts.get('format')!r}")
+        form = label_format(facts["format"], int(facts.get("top", 1)))
+        layout = {**_RECORD, **(form.layout(len(classes)) if form else {})}
+        epochs = len(tensors["order"]) if tensors.get("order", torch.tensor(0)).ndim else 0
+        if set(tensors) != set(layout):
+            raise DataError(f"{where}: holds {sorted(tensors)}, expected {sorted(layout)}")
+        for name, (kind, shape) in layout.items():
+            tensor, wanted = tensors[name], (epochs, count, *shape)
+            if tensor.dtype != kind or tuple(tensor.shape) != wanted or not epochs:
+                raise DataError(
+                    f"{where}: {name} is {tensor.dtype} {tuple(tensor.shape)}, expected {kind} "
+                    f"{wanted if epochs else '(epochs, images, …)'}"
+                )
+        for name, most in (("order", count), ("partners", count), ("indices", len(classes))):
+            if name in tensors and not ((tensors[name] >= 0) & (tensors[name] < most)).all():
+                raise DataError(f"{where}: {name} must lie between 0 and {most - 1}")
+        if not _finite(*tensors.values()) or not (tensors["boxes"][..., 2:] > 0).all():
+            raise DataError(f"{where}: holds logits or crops that are no sizes or numbers")
+        return cls(tensors, form, len(classes))
+
+    def __len__(self) -> int:
+        return len(self._tensors["order"])
+
+    def epoch(self, index: int) -> Epoch:
+        """Return the views of an epoch."""
+        order, boxes, flips, partners, mix_boxes = (self._tensors[name][index] for name in _RECORD)
+        no_shift = torch.zeros(len(order), 2, dtype=torch.int64)
+        return Epoch(
+            order.long(),
+            Views(boxes.long(), flips, no_shift),
+            Mix(partners.long(), mix_boxes.long()),
+        )
+
+    def decode(self, index: int, positions: slice) -> torch.Tensor:
+        """Return the logits ``(m, classes)`` of some positions of an epoch."""
+        assert self._form is not None, "labels without logits: ask the teachers"
+        stored = {
+            name: self._tensors[name][index, positions] for name in self._form.layout(self._classes)
+        }
+        return self._form.decode(stored, self._classes)
+
+
+def _finite(*tensors: torch.Tensor) -> bool:
+    return all(bool(t.isfinite().all()) for t in tensors if t.is_floating_point())

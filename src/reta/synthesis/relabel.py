@@ -21,6 +21,7 @@ def relabel(
     seed: int,
     crop: tuple[float, float] = (0.08, 1.0),
     flip: bool = True,
+    online: bool = False,
 ) -> LabelShard:
     """Return the soft labels of some epochs of views.
 
@@ -31,7 +32,11 @@ def relabel(
         seed: of the run.
         crop: range of the share of the area that a view shows.
         flip: whether mirroring keeps the meaning of the images.
+        online: draw the views only; the committee will be asked while students train.
     """
+    if online:
+        count, size = len(images), images.shape[-1]
+        return LabelShard([draw_epoch(seed, e, count, size, crop, flip) for e in epochs], None)
     device = committee[0].mean.device
     images = images.to(device)
     count, size = len(images), images.shape[-1]
