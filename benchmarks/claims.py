@@ -26,7 +26,7 @@ from scipy.stats import t
 BASELINE = "fadrm+"
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "results"
-DOCUMENTS = [ROOT / "README.md", ROOT / "docs" / "reproduction.md"]
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
 def run_values(folder: Path) -> dict[str, Any]:
@@ -53,6 +53,12 @@ def run_values(folder: Path) -> dict[str, Any]:
     }
 
 
+def commit() -> str:
+    """Return the commit that is being measured."""
+    words = ["git", "rev-parse", "--short", "HEAD"]
+    return subprocess.run(words, cwd=ROOT, capture_output=True, text=True).stdout.strip()
+
+
 def paired_interval(differences: list[float]) -> tuple[float, float]:
     """Return the 95 % confidence interval of a mean difference over seeds."""
     error = stdev(differences) / math.sqrt(len(differences))
@@ -65,9 +71,6 @@ def collect(folder: Path) -> dict[str, Any]:
     comparison = json.loads((folder / "comparison.json").read_text())
     first = folder / next(iter(comparison["runs"].values()))[0]
     manifest = json.loads((first / "manifest.json").read_text())
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True
-    ).stdout.strip()
     teachers = {
         record["facts"]["architecture"]: record["facts"]["test_accuracy"]
         for record in (json.loads(path.read_text()) for path in folder.glob("units/teacher-*.json"))
@@ -75,7 +78,7 @@ def collect(folder: Path) -> dict[str, Any]:
     return {
         # Where the data lay on this machine is nobody's business.
         "command": re.sub(r"(?<=\s)/\S*/", "", comparison["command"]),
-        "commit": commit,
+        "commit": commit(),
         "hardware": manifest["hardware"],
         "data": comparison["data"],
         "ipc": manifest["ipc"],
@@ -88,7 +91,11 @@ def collect(folder: Path) -> dict[str, Any]:
 
 
 def table(result: dict[str, Any]) -> str:
-    """Return the Markdown table of a result."""
+    """Return the Markdown table of a result: its own, or that of a comparison."""
+    if "table" in result:
+        rows = [result["table"]["head"], *result["table"]["rows"]]
+        lines = [f"| {' | '.join(row)} |" for row in rows]
+        return "\n".join([lines[0], "|---" * len(rows[0]) + "|", *lines[1:]])
     real = mean(run["distance"]["real"] for runs in result["runs"].values() for run in runs)
     lines = [
         f"| | accuracy, % | vs {BASELINE} [95 %] | κ | distance (real {real:.3f}) "

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from reta.data.augment import padded_views, random_views, render
-from reta.data.distilled import DistilledSet, MicroBatch
+from reta.data.distilled import DistilledSet, LabelKind, MicroBatch
 from reta.data.images import ImageSet
 from reta.models import Classifier
 from reta.progress import track
@@ -30,6 +30,8 @@ class Protocol:
         weight_decay: of weights with more than one axis; biases and norms are spared.
         stretch: η, the cosine runs over η times the epochs; at 2 it ends at half the rate.
         temperature: T of the soft labels.
+        labels: soft: the committee's, by KL divergence at T; hard: the class of the image and of
+            its CutMix partner, by cross-entropy.
     """
 
     epochs: int
@@ -37,6 +39,7 @@ class Protocol:
     weight_decay: float = 0.01
     stretch: float = 1.0
     temperature: float = 20.0
+    labels: LabelKind = "soft"
 
     def rate(self, epoch: int) -> float:
         """Return the learning rate of an epoch."""
@@ -216,13 +219,16 @@ def train_teacher(
 def train_student(
     model: Classifier, data: DistilledSet, test: ImageSet, protocol: Protocol, *, seed: int
 ) -> Progress:
-    """Train a student on a distilled set, with the very batches its labels were made for."""
+    """Train a student on a distilled set, with the very batches its labels were made for.
+
+    Hard and soft labels come with the same views in the same batches.
+    """
     progress, after_epoch = watch(model, test, protocol.epochs)
     with seeded(seed, "student", model.name):  # dropout
         fit(
             model,
-            lambda epoch: data.batches(epoch, model.mean.device),
-            soft_loss(protocol.temperature),
+            lambda epoch: data.batches(epoch, model.mean.device, protocol.labels),
+            F.cross_entropy if protocol.labels == "hard" else soft_loss(protocol.temperature),
             protocol,
             after_epoch,
             f"student {model.name}, seed {seed}",
