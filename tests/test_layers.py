@@ -21,8 +21,10 @@ LAYERS = [
     ["synthesis", "training"],
     ["topology", "committee", "data"],
     ["models"],
+    ["checkpoint"],
     ["config", "executor", "runtime", "storage", "tensors"],
     ["progress"],
+    ["interruption"],
     ["errors", "__init__"],
 ]
 LEVEL = {name: depth for depth, names in enumerate(LAYERS) for name in names}

@@ -24,7 +24,8 @@ from reta import __version__, progress
 from reta.api import default_folder
 from reta.api import verify as find_problems
 from reta.config import Config, preset
-from reta.errors import DataError, RetaError, UsageError
+from reta.errors import DataError, Interrupted, RetaError, UsageError
+from reta.interruption import stopping_on_signals
 
 out = Console(markup=False, highlight=False)
 
@@ -386,13 +387,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         say(f"reta {__version__}")
         return
     try:
-        tyro.extras.subcommand_cli_from_dict(
-            COMMANDS,
-            args=arguments,
-            prog="reta",
-            description=_DESCRIPTION,
-            config=(tyro.conf.DisallowNone,),
-        )
+        with stopping_on_signals():
+            tyro.extras.subcommand_cli_from_dict(
+                COMMANDS,
+                args=arguments,
+                prog="reta",
+                description=_DESCRIPTION,
+                config=(tyro.conf.DisallowNone,),
+            )
     except RetaError as error:
         _fail(str(error))
         sys.exit(error.exit_code)
@@ -401,9 +403,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise
         _fail("out of memory: try a lower --images-per-pass or --image-size, then continue")
         sys.exit(1)
-    except KeyboardInterrupt:
-        progress.console.print("interrupted; the same command continues where it stopped")
-        sys.exit(130)
+    except Interrupted as stopped:
+        progress.console.print(str(stopped))
+        sys.exit(stopped.exit_code)
 
 
 _DESCRIPTION = """\

@@ -42,6 +42,18 @@ class UnfinishedError(RetaError):
     exit_code = 6
 
 
+class Interrupted(KeyboardInterrupt):
+    """A signal asked the work to stop; what was finished is on disk.
+
+    Attributes:
+        exit_code: 128 + the signal, as a shell reports it: 143 for SIGTERM, 130 for SIGINT.
+    """
+
+    def __init__(self, number: int, message: str = "interrupted") -> None:
+        super().__init__(f"{message}; the same command continues where it stopped")
+        self.exit_code = 128 + number
+
+
 def unknown(kind: str, given: str, names: Iterable[str]) -> UsageError:
     """Return the error for a name that does not exist: the nearest one, and all there are."""
     choices = list(names)

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from reta import __version__
+from reta.checkpoint import attempt
 from reta.config import Config, describe, from_yaml, to_yaml
 from reta.data.distilled import image_name, read_images, teacher_name
 from reta.data.formats import Top, label_format
@@ -193,7 +194,12 @@ def recover_block(prepared: Prepared, part: Part) -> None:
     unit = part.job.folder.unit(_block_name(part.index), inputs)
     if unit.done:
         return
-    result = recover(recipe, prepared.committee, prepared.pool, labels, settings)
+    result, failures = attempt(
+        unit,
+        lambda checkpoint: recover(
+            recipe, prepared.committee, prepared.pool, labels, settings, checkpoint
+        ),
+    )
     folders = class_folders(source.classes)
     for label, own in zip(labels, result.images, strict=True):
         for number, image in enumerate(own):
@@ -208,6 +214,7 @@ def recover_block(prepared: Prepared, part: Part) -> None:
             "anchors": [anchors.tolist() for anchors in result.anchors],
             "history": history,
             "peak_memory": peak_memory(),
+            "restarts": failures,
         }
     )
 

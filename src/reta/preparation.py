@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from reta.checkpoint import Checkpoint, attempt
 from reta.config import SHARE_OF_STEPS, Config, resolve, with_options
 from reta.data.sources import Source, open_source
 from reta.errors import DataError, unknown
@@ -19,7 +20,7 @@ from reta.storage import RunFolder
 from reta.synthesis.pool import Pool, build_pool
 from reta.synthesis.recipe import Recipe
 from reta.tensors import read_tensors, tensor_bytes
-from reta.training import Protocol, train_teacher
+from reta.training import Progress, Protocol, train_teacher
 
 
 @dataclass(frozen=True)
@@ -147,10 +148,21 @@ def train_unit(lesson: Lesson, name: str) -> None:
     if unit.done:
         return
     watch = Stopwatch()
-    model = lesson.model(name)
-    progress = train_teacher(
-        model, source.train, source.test, protocol, flip=source.flip, seed=seed
-    )
+
+    def work(checkpoint: Checkpoint) -> tuple[Classifier, Progress]:
+        model = lesson.model(name)
+        progress = train_teacher(
+            model,
+            source.train,
+            source.test,
+            protocol,
+            flip=source.flip,
+            seed=seed,
+            checkpoint=checkpoint,
+        )
+        return model, progress
+
+    (model, progress), failures = attempt(unit, work)
     if is_weak(progress.last, len(source.classes)):
         log.warning(
             "teacher %s recognises %.1f %% of unseen images, chance is %.1f %%: "
@@ -167,7 +179,7 @@ def train_unit(lesson: Lesson, name: str) -> None:
         "parameters": sum(p.numel() for p in model.parameters()),
     }
     unit.write(_weights(name), tensor_bytes(model.state_dict(), facts))
-    unit.finish(facts | {"curve": progress.curve, "seconds": watch.seconds})
+    unit.finish(facts | {"curve": progress.curve, "seconds": watch.seconds, "restarts": failures})
 
 
 def read_teacher(lesson: Lesson, name: str) -> tuple[Classifier, dict[str, Any]]:

@@ -18,6 +18,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from reta import interruption
+
 log = logging.getLogger("reta")
 console = Console(stderr=True, markup=False, highlight=False)
 
@@ -44,7 +46,17 @@ def show_progress(enabled: bool = True) -> None:
 
 
 def track(items: Iterable[T], description: str, total: int) -> Iterator[T]:
-    """Yield items while the share done and the time left are shown on standard error."""
+    """Yield items while the share done and the time left are shown on standard error.
+
+    Raises:
+        Interrupted: between two items, if a signal asked the work to stop.
+    """
+    for item in _shown_items(items, description, total):
+        interruption.check()
+        yield item
+
+
+def _shown_items(items: Iterable[T], description: str, total: int) -> Iterator[T]:
     if not _shown:
         yield from items
     elif console.is_terminal:

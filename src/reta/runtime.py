@@ -83,6 +83,18 @@ def choose_device(requested: str = "auto") -> Device:
         raise UsageError(f"--device {requested}: not a torch device (cpu, cuda, cuda:0)") from error
 
 
+@contextmanager
+def full_precision() -> Iterator[None]:
+    """Run a block without TF32, which keeps only 10 of float32's 23 bits on recent GPUs."""
+    products, convolutions = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = products.allow_tf32, convolutions.allow_tf32
+    try:
+        products.allow_tf32 = convolutions.allow_tf32 = False
+        yield
+    finally:
+        products.allow_tf32, convolutions.allow_tf32 = before
+
+
 def images_per_pass(image_size: int) -> int:
     """Return how many images share a forward pass without gradients: 512 up to 32 px, 10 at 224.
 

@@ -32,8 +32,12 @@ MANIFEST = "manifest.json"
 DERIVED = ("report.html", "gallery.png", "README.md", ".lock", ".holder")
 
 
-def atomic_write(path: Path, data: bytes) -> None:
+def atomic_write(path: Path, *parts: bytes) -> None:
     """Write a file so that a crash leaves either the old content or the new, never a mixture.
+
+    Args:
+        path: the file; folders on the way are made.
+        parts: its content, one after the other.
 
     Raises:
         StorageError: if the disk is full, read-only or over quota; the old file is untouched.
@@ -44,7 +48,7 @@ def atomic_write(path: Path, data: bytes) -> None:
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
         temporary = Path(name)
         with os.fdopen(handle, "wb") as file:
-            file.write(data)
+            file.writelines(parts)
             file.flush()
             os.fsync(file.fileno())
         temporary.chmod(0o644)
@@ -54,7 +58,7 @@ def atomic_write(path: Path, data: bytes) -> None:
         if temporary is not None:
             with suppress(OSError):
                 temporary.unlink(missing_ok=True)
-        raise _storage_error(path, len(data), error) from error
+        raise _storage_error(path, sum(map(len, parts)), error) from error
 
 
 def _sync_folder(folder: Path) -> None:
@@ -138,12 +142,30 @@ class Unit:
         atomic_write(self.folder.path / name, data)
         self.files[name] = sha256(data)
 
+    def keep(self, data: bytes) -> None:
+        """Keep the state of the work under way in place of an earlier one, see `Checkpoint`."""
+        head = f"{sha256(data)} {self.inputs}\n".encode()
+        atomic_write(self.folder.state_path(self.name), head, data)
+
+    def kept(self) -> bytes | None:
+        """Return what was kept last, if it is intact and was made from the same inputs."""
+        try:
+            head, _, data = self.folder.state_path(self.name).read_bytes().partition(b"\n")
+        except OSError:
+            return None
+        return data if head.decode(errors="replace") == f"{sha256(data)} {self.inputs}" else None
+
+    def forget(self) -> None:
+        """Remove what was kept: the unit is done, or must begin anew."""
+        self.folder.state_path(self.name).unlink(missing_ok=True)
+
     def finish(self, facts: Mapping[str, Any] | None = None) -> None:
         """Write the unit's record; from here on the unit counts as done."""
         self.facts = json.loads(json_bytes(dict(facts or {})))  # as a later run will read them
         record = {"inputs": self.inputs, "facts": self.facts, "files": self.files}
         atomic_write(self.folder.record_path(self.name), json_bytes(record))
         self.done = True
+        self.forget()
 
 
 class RunFolder:
@@ -158,6 +180,10 @@ class RunFolder:
     def record_path(self, name: str) -> Path:
         """Where the record of a unit lies."""
         return self.path / "units" / f"{name}.json"
+
+    def state_path(self, name: str) -> Path:
+        """Where the state of a unit under way lies."""
+        return self.path / "units" / f"{name}.state"
 
     def unit(self, name: str, inputs: Any) -> Unit:
         """Open a unit of work: done if it was finished from the same inputs and is intact.
@@ -264,6 +290,8 @@ class RunFolder:
         known = {MANIFEST, *DERIVED, *manifest["files"]}
         for path in self._own_files():
             name = path.relative_to(self.path).as_posix()
+            if path == self.state_path(path.stem):
+                continue  # of a student under way, say; it carries its own hash
             if name not in known:
                 problems.append(f"{name}: not in the manifest")
         return problems

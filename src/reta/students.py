@@ -10,6 +10,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+from reta.checkpoint import Checkpoint, attempt
 from reta.config import Config, from_yaml, resolve
 from reta.data.distilled import load, run_manifest
 from reta.data.sources import Source
@@ -20,7 +21,7 @@ from reta.preparation import open_data
 from reta.runtime import Device, Stopwatch
 from reta.storage import RunFolder, json_bytes, read_json
 from reta.tensors import read_tensors, tensor_bytes
-from reta.training import Protocol, train_student
+from reta.training import Progress, Protocol, train_student
 
 _SET = ("images", "labels")
 
@@ -204,10 +205,15 @@ def train_unit(training: Training, student: Student) -> None:
         return
     watch = Stopwatch()
     average, spread = source.mean_std
-    model = build(
-        name, len(source.classes), source.image_size, mean=average, std=spread, seed=seed
-    ).to(training.place.torch)
-    progress = train_student(model, data, source.test, protocol, seed=seed)
+    classes, size = len(source.classes), source.image_size
+
+    def work(checkpoint: Checkpoint) -> tuple[Classifier, Progress]:
+        model = build(name, classes, size, mean=average, std=spread, seed=seed)
+        model.to(training.place.torch)
+        test = source.test
+        return model, train_student(model, data, test, protocol, seed=seed, checkpoint=checkpoint)
+
+    (model, progress), failures = attempt(unit, work)
     facts = {
         "architecture": name,
         "classes": list(source.classes),
@@ -228,6 +234,7 @@ def train_unit(training: Training, student: Student) -> None:
             "per_class": progress.per_class,
             "confusion": progress.confusion,
             "seconds": watch.seconds,
+            "restarts": failures,
         }
     )
 

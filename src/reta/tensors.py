@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors.torch
+import safetensors
 import torch
 from PIL import Image
+from safetensors.torch import load, save
 
 from reta.errors import DataError
 
@@ -21,7 +22,7 @@ def tensor_bytes(tensors: Mapping[str, torch.Tensor], facts: Mapping[str, Any]) 
     # One entry, because the format writes several in no fixed order: equal content, equal bytes.
     metadata = {"facts": json.dumps(dict(facts), sort_keys=True)}
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    return safetensors.torch.save(contiguous, metadata)
+    return save(contiguous, metadata)
 
 
 def read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
@@ -38,6 +39,24 @@ def read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
         raise DataError(f"{path}: not found; is this a run folder of reta?") from error
     except (safetensors.SafetensorError, ValueError, OSError) as error:
         raise DataError(f"{path}: damaged ({error}); run `reta verify` on its folder") from error
+
+
+def tensors_of(data: bytes, name: str) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """Return the tensors and the facts in the bytes of a safetensors file.
+
+    Args:
+        data: from `tensor_bytes`.
+        name: what to call it in messages.
+
+    Raises:
+        DataError: if it is damaged.
+    """
+    try:
+        tensors = load(data)
+        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+        return tensors, json.loads(header["__metadata__"]["facts"])
+    except (safetensors.SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{name}: damaged ({error})") from error
 
 
 def png_bytes(image: torch.Tensor) -> bytes:

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from itertools import islice
 
 import torch
 import torch.nn.functional as F
 
+from reta.checkpoint import Checkpoint, State, optimiser_tensors, restore_optimiser
 from reta.data.augment import padded_views, random_views, render
 from reta.data.distilled import DistilledSet, LabelKind, MicroBatch
 from reta.data.images import ImageSet
+from reta.errors import DivergedError
+from reta.interruption import check
 from reta.models import Classifier
 from reta.progress import track
-from reta.runtime import images_per_pass, random_generator, seeded
+from reta.runtime import images_per_pass, random_generator, seeded, torch_seed
 
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 Batches = Callable[[int], Iterable[list[MicroBatch]]]
@@ -90,6 +94,10 @@ def fit(
     protocol: Protocol,
     after_epoch: Callable[[int], None],
     description: str,
+    *,
+    seed: int = 0,
+    progress: Progress | None = None,
+    checkpoint: Checkpoint | None = None,
 ) -> None:
     """Train a model in place.
 
@@ -101,7 +109,48 @@ def fit(
         protocol: rates and epochs.
         after_epoch: called with the number of epochs finished.
         description: for the progress bar.
+        seed: of dropout.
+        progress: what ``after_epoch`` fills, to be kept with the state.
+        checkpoint: keeps the state of the work, so that it can be interrupted.
+
+    Raises:
+        DivergedError: if the loss becomes NaN or infinite.
     """
+    checkpoint, progress = checkpoint or Checkpoint(), progress or Progress()
+    protocol = replace(protocol, learning_rate=protocol.learning_rate * checkpoint.caution)
+    optimiser = adamw(model, protocol)
+    epoch, taken = _resume(checkpoint.load(), model, optimiser, progress)  # the next step
+
+    def state() -> State:
+        tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
+        facts = {"epoch": epoch, "taken": taken, "progress": asdict(progress)}
+        return State(tensors | optimiser_tensors(optimiser), facts)
+
+    finite = torch.ones((), device=model.mean.device)  # looked at rarely: reading it is a wait
+    with checkpoint.keeping(state) as offer, seeded(seed, "dropout"):
+        for _ in track(range(epoch, protocol.epochs), description, protocol.epochs - epoch):
+            for group in optimiser.param_groups:
+                group["lr"] = protocol.rate(epoch)
+            model.train()
+            for batch in islice(batches(epoch), taken, None):
+                offer()
+                check()
+                torch.manual_seed(torch_seed(seed, "dropout", epoch, taken))
+                optimiser.zero_grad()
+                for images, targets in batch:
+                    value = loss(model(images), targets) / len(batch)
+                    value.backward()
+                    finite *= value.detach().isfinite()
+                optimiser.step()
+                taken += 1
+            if not finite:
+                raise DivergedError(f"the loss of {model.name} became NaN or infinite")
+            after_epoch(epoch + 1)
+            epoch, taken = epoch + 1, 0
+
+
+def adamw(model: Classifier, protocol: Protocol) -> torch.optim.AdamW:
+    """Return AdamW that decays weights with more than one axis, but no biases and norms."""
     decayed: list[torch.nn.Parameter] = []
     spared: list[torch.nn.Parameter] = []
     for name, parameter in model.named_parameters():
@@ -111,17 +160,22 @@ def fit(
         {"params": decayed, "weight_decay": protocol.weight_decay},
         {"params": spared, "weight_decay": 0.0},
     ]
-    optimiser = torch.optim.AdamW(groups, lr=protocol.learning_rate)
-    for epoch in track(range(protocol.epochs), description, protocol.epochs):
-        for group in optimiser.param_groups:
-            group["lr"] = protocol.rate(epoch)
-        model.train()
-        for batch in batches(epoch):
-            optimiser.zero_grad()
-            for images, targets in batch:
-                (loss(model(images), targets) / len(batch)).backward()
-            optimiser.step()
-        after_epoch(epoch + 1)
+    return torch.optim.AdamW(groups, lr=protocol.learning_rate)
+
+
+def _resume(
+    state: State | None, model: Classifier, optimiser: torch.optim.Optimizer, progress: Progress
+) -> tuple[int, int]:
+    """Put a kept state back; return the epoch and how many of its steps were taken."""
+    if state is None:
+        return 0, 0
+    prefix = "model."
+    weights = {name: value for name, value in state.tensors.items() if name.startswith(prefix)}
+    model.load_state_dict({name.removeprefix(prefix): value for name, value in weights.items()})
+    restore_optimiser(optimiser, state.tensors)
+    for name, values in state.facts["progress"].items():  # JSON knows no tuples
+        setattr(progress, name, [tuple(x) if isinstance(x, list) else x for x in values])
+    return state.facts["epoch"], state.facts["taken"]
 
 
 @torch.no_grad()
@@ -186,6 +240,7 @@ def train_teacher(
     flip: bool,
     seed: int,
     batch_size: int | None = None,
+    checkpoint: Checkpoint | None = None,
 ) -> Progress:
     """Train a teacher on real images with hard labels (squeeze).
 
@@ -211,26 +266,43 @@ def train_teacher(
             yield [(render(pixels.to(device).float() / 255, views[part], size), own)]
 
     progress, after_epoch = watch(model, test, protocol.epochs)
-    with seeded(seed, "squeeze", model.name):  # dropout
-        fit(model, batches, F.cross_entropy, protocol, after_epoch, f"teacher {model.name}")
+    fit(
+        model,
+        batches,
+        F.cross_entropy,
+        protocol,
+        after_epoch,
+        f"teacher {model.name}",
+        seed=seed,
+        progress=progress,
+        checkpoint=checkpoint,
+    )
     return progress
 
 
 def train_student(
-    model: Classifier, data: DistilledSet, test: ImageSet, protocol: Protocol, *, seed: int
+    model: Classifier,
+    data: DistilledSet,
+    test: ImageSet,
+    protocol: Protocol,
+    *,
+    seed: int,
+    checkpoint: Checkpoint | None = None,
 ) -> Progress:
     """Train a student on a distilled set, with the very batches its labels were made for.
 
     Hard and soft labels come with the same views in the same batches.
     """
     progress, after_epoch = watch(model, test, protocol.epochs)
-    with seeded(seed, "student", model.name):  # dropout
-        fit(
-            model,
-            lambda epoch: data.batches(epoch, model.mean.device, protocol.labels),
-            F.cross_entropy if protocol.labels == "hard" else soft_loss(protocol.temperature),
-            protocol,
-            after_epoch,
-            f"student {model.name}, seed {seed}",
-        )
+    fit(
+        model,
+        lambda epoch: data.batches(epoch, model.mean.device, protocol.labels),
+        F.cross_entropy if protocol.labels == "hard" else soft_loss(protocol.temperature),
+        protocol,
+        after_epoch,
+        f"student {model.name}, seed {seed}",
+        seed=seed,
+        progress=progress,
+        checkpoint=checkpoint,
+    )
     return progress

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
+from reta.checkpoint import Checkpoint, State, optimiser_tensors, restore_optimiser
 from reta.data.augment import Views, random_views, render
 from reta.errors import DivergedError
+from reta.interruption import check
 from reta.models import Classifier
 from reta.progress import track, warn_once
 from reta.runtime import Stopwatch, random_generator
@@ -108,37 +110,98 @@ class Recovery:
         self._targets: dict[int, Target] = {}
         self.steps: list[dict[str, float]] = []
         self.connections: list[dict[str, float]] = []
+        self.frames = [self._frame()]
+        self.block, self.step = 0, 0  # the next step to be taken
+        self.caution = 1.0  # share of the learning rate
+        self.pull: torch.Tensor | None = None  # of the topology, while it is spread over steps
+        self.optimiser: torch.optim.Optimizer | None = None
 
     def _packs(self) -> list[slice]:
         groups = max(1, self.settings.images_per_pass // len(self.labels))
         return [slice(i, i + groups) for i in range(0, self.settings.ipc, groups)]
 
-    def run(self) -> Recovered:
+    def run(self, checkpoint: Checkpoint | None = None) -> Recovered:
         """Optimise and connect, block after block.
+
+        Args:
+            checkpoint: where an interrupted block of classes continues.
 
         Raises:
             DivergedError: if the loss becomes NaN or infinite.
         """
-        watch = Stopwatch()
-        frames = [self._frame()]
+        checkpoint = checkpoint or Checkpoint()
+        self.caution = checkpoint.caution
+        watch, earlier = Stopwatch(), self._restore(checkpoint.load())
         if self.recipe.schedule:
             blocks = self.recipe.schedule.blocks(self.image_size)
-            done = 0
-            for index, block in enumerate(blocks):
-                self.pixels = self._resized(block.size)
-                self._optimise(self.recipe.schedule, block, index, done)
-                done += block.steps
-                frames.append(self._frame())
-                if self.recipe.connection and index + 1 < len(blocks):
-                    self._connect(blocks[index + 1].size, done)
+            with checkpoint.keeping(lambda: self._state(earlier + watch.seconds)) as offer:
+                while self.block < len(blocks):
+                    self._optimise(self.recipe.schedule, blocks, offer)
+                    self._close(blocks)
         return Recovered(
-            images=frames[-1],
-            frames=frames,
+            images=self.frames[-1],
+            frames=self.frames,
             anchors=[anchors.T.contiguous() for anchors in self.used],
             steps=self.steps,
             connections=self.connections,
-            seconds=watch.seconds,
+            seconds=earlier + watch.seconds,
         )
+
+    def _close(self, blocks: Sequence[Block]) -> None:
+        """End a block: keep its images, connect, and turn to the next one."""
+        self.pixels, self.optimiser, self.pull = self.pixels.detach(), None, None
+        if not torch.isfinite(self.pixels).all():
+            raise DivergedError("the pixels became NaN or infinite; lower schedule.learning_rate")
+        self.frames.append(self._frame())
+        self.block, self.step = self.block + 1, 0
+        if self.recipe.connection and self.block < len(blocks):
+            done = sum(block.steps for block in blocks[: self.block])
+            self._connect(blocks[self.block].size, done)
+
+    def _state(self, seconds: float) -> State:
+        """Return what decides how the work goes on between two steps."""
+        tensors = {"pixels": self.pixels.detach()}
+        if self.optimiser:
+            tensors |= optimiser_tensors(self.optimiser)
+        if self.pull is not None:
+            tensors["pull"] = self.pull
+        for index, frame in enumerate(self.frames):
+            tensors[f"frame.{index}"] = frame
+        for index, anchors in enumerate(self.used):
+            tensors[f"anchors.{index}"] = anchors
+        facts = {
+            "block": self.block,
+            "step": self.step,
+            "steps": self.steps,
+            "connections": self.connections,
+            "seconds": seconds,
+        }
+        return State(tensors, facts)
+
+    def _restore(self, state: State | None) -> float:
+        """Go back to where the work was interrupted; return the seconds it had taken."""
+        if state is None:
+            return 0.0
+        device, tensors = self.pixels.device, state.tensors
+        self.block, self.step = state.facts["block"], state.facts["step"]
+        self.steps, self.connections = state.facts["steps"], state.facts["connections"]
+        self.frames = [tensors[f"frame.{index}"] for index in range(self.block + 1)]
+        count = sum(name.startswith("anchors.") for name in tensors)
+        self.used = [tensors[f"anchors.{index}"] for index in range(count)]
+        self.pixels = tensors["pixels"].to(device)
+        if "pull" in tensors:
+            self.pull = tensors["pull"].to(device)
+        if self.step:
+            restore_optimiser(self._adam(), tensors)
+        return float(state.facts["seconds"])
+
+    def _adam(self) -> torch.optim.Optimizer:
+        """Return a new optimiser of the pixels; its moments begin at zero in each block."""
+        assert self.recipe.schedule is not None
+        self.pixels.requires_grad_()
+        betas = self.recipe.schedule.betas
+        self.optimiser = torch.optim.Adam([self.pixels], betas=betas, eps=1e-8)
+        return self.optimiser
 
     def _frame(self) -> torch.Tensor:
         images = self._shown(self._resized(self.image_size)).clamp(0, 1)
@@ -169,41 +232,48 @@ class Recovery:
         boxes, flips, shifts = (torch.stack(part, dim=1) for part in parts)  # (steps, ipc, …)
         return [Views(*view) for view in zip(boxes, flips, shifts, strict=True)]
 
-    def _optimise(self, schedule: Schedule, block: Block, index: int, done: int) -> None:
-        """Take the steps of one block; Adam's moments begin anew."""
-        self.pixels.requires_grad_()
-        optimiser = torch.optim.Adam([self.pixels], betas=schedule.betas, eps=1e-8)
-        views = self._draw_views(block, index)
+    def _optimise(
+        self, schedule: Schedule, blocks: Sequence[Block], offer: Callable[[], None]
+    ) -> None:
+        """Take the steps of one block that are still to be taken."""
+        block, done = blocks[self.block], sum(block.steps for block in blocks[: self.block])
+        if self.optimiser is None:
+            self.pixels = self._resized(block.size)
+        optimiser = self.optimiser or self._adam()
+        views = self._draw_views(block, self.block)
         row_every = max(1, schedule.steps // 100)
-        topology, pull = self.topology, None
-        description = f"recover: block {index + 1}/{schedule.connections + 1}"
-        for step in track(range(block.steps), description, block.steps):
+        topology = self.topology
+        description = f"recover: block {self.block + 1}/{len(blocks)}"
+        remaining = range(self.step, block.steps)
+        for step in track(remaining, description, len(remaining)):
+            offer()
             turn = (done + step) % len(self.teachers)
             gradient, row = self._match(turn, views[step])
             if topology and topology.due(step, block.steps):
-                pull, aligned = self._align()
+                self.pull, aligned = self._align()
                 row |= aligned
-                row["gradient_ratio"] = float(pull.norm() / gradient.norm().clamp(min=1e-12))
-            if pull is not None and topology:
+                row["gradient_ratio"] = float(self.pull.norm() / gradient.norm().clamp(min=1e-12))
+            if self.pull is not None and topology:
                 if topology.spread:
-                    gradient = gradient + pull / topology.interval
+                    gradient = gradient + self.pull / topology.interval
                 else:
-                    gradient, pull = gradient + pull, None
+                    gradient, self.pull = gradient + self.pull, None
             self.pixels.grad = gradient
-            optimiser.param_groups[0]["lr"] = schedule.rate(done + step)
+            optimiser.param_groups[0]["lr"] = schedule.rate(done + step) * self.caution
             optimiser.step()
             with torch.no_grad():
                 self.pixels.copy_(torch.minimum(self.pixels.clamp_(min=0), 1 / self.unit))
             turns = (done + step) // len(self.teachers)  # a row of each teacher in turn
             if turns % row_every == 0 or "topology" in row or step == block.steps - 1:
                 self._log(done + step, turn, row)
-        self.pixels = self.pixels.detach()
+            self.step = step + 1
 
     def _match(self, turn: int, views: Views) -> tuple[torch.Tensor, dict[str, Any]]:
         """Return the pixel gradient of Eq. 1 and its value, pack by pack."""
         gradient = torch.empty_like(self.pixels)
         losses, gaps = [], []
         for pack in self.packs:
+            check()  # nothing has changed yet in this step
             leaf = self.pixels.detach()[pack].requires_grad_()
             augmented = render(self._shown(leaf), views[pack], leaf.shape[-1])
             loss, gap = self.recipe.objective(self.probes[turn], augmented, self.targets)
@@ -334,6 +404,7 @@ def recover(
     pool: Pool,
     labels: Sequence[int],
     settings: Settings,
+    checkpoint: Checkpoint | None = None,
 ) -> Recovered:
     """Distil the images of some classes.
 
@@ -343,5 +414,6 @@ def recover(
         pool: all real images.
         labels: the classes of this block, at most 100: a BN group is one image of each.
         settings: what the loop needs to know besides the recipe.
+        checkpoint: keeps the state of the work, so that it can be interrupted.
     """
-    return Recovery(recipe, committee, pool, labels, settings).run()
+    return Recovery(recipe, committee, pool, labels, settings).run(checkpoint)
