@@ -12,9 +12,12 @@ SOURCE = Path(__file__).parents[1] / "src" / "reta"
 # From the top down; a module may import those of its own layer and of the layers below.
 LAYERS = [
     ["cli", "__main__"],
+    ["cli_sharing"],
+    ["terminal"],
     ["api"],
     ["comparison"],
     ["evaluating"],
+    ["sharing"],
     ["students", "pipeline", "reporting"],
     ["preparation"],
     ["methods", "evaluation"],

@@ -15,7 +15,6 @@ from typing import Annotated, Any
 
 import tyro
 import yaml
-from rich.console import Console
 from rich.logging import RichHandler
 from rich.table import Table
 from tyro.conf import OmitArgPrefixes, Positional, UseAppendAction, arg
@@ -23,20 +22,14 @@ from tyro.conf import OmitArgPrefixes, Positional, UseAppendAction, arg
 from reta import __version__, progress
 from reta.api import default_folder
 from reta.api import verify as find_problems
+from reta.cli_sharing import export, gallery, push
 from reta.config import Config, preset
 from reta.errors import DataError, Interrupted, RetaError, UsageError
 from reta.interruption import stopping_on_signals
+from reta.terminal import Folder, bytes_, out, say
 
-out = Console(markup=False, highlight=False)
-
-Folder = Annotated[Path, arg(metavar="RUN")]
 Evaluations = Annotated[tuple[str, ...], arg(metavar="EVALUATION")]
 Set = Annotated[tuple[str, ...], UseAppendAction, arg(name="set", metavar="PART.FIELD=VALUE")]
-
-
-def say(text: object) -> None:
-    """Print a line as it is: no markup in a path, no break in the middle of one."""
-    out.print(str(text), soft_wrap=True)
 
 
 def _options(pairs: Sequence[str]) -> dict[str, Any]:
@@ -183,7 +176,7 @@ def _figure(figure: dict[str, Any]) -> str:
     """Return the mean of a figure, ± its standard deviation over students."""
     values, unit = figure["values"], figure["unit"]
     if unit == "bytes":
-        return _bytes(mean(values))
+        return bytes_(mean(values))
     factor, form, mark = {
         "share": (100, ".1f", " %"),
         "seconds": (1, ".2f", " s"),
@@ -273,8 +266,8 @@ def _compare(config: Config, methods: Sequence[str], folder: Path, seeds: int, d
             f"{100 * row['best_mean']:.1f} ± {100 * row['best_std']:.1f} %",
             f"{row['kappa_mean']:.3f}",
             f"{row['seconds_per_image']:.2f}",
-            _bytes(row["bytes_images"]),
-            _bytes(row["bytes_labels"]),
+            bytes_(row["bytes_images"]),
+            bytes_(row["bytes_labels"]),
         )
     out.print(table)
     count = result["rows"][0]["n"]
@@ -339,19 +332,11 @@ def _print_metrics(metrics: dict[str, Any]) -> None:
         f"(last epoch; best {100 * accuracy['best_mean']:.1f} %)",
         "κ": f"{metrics['kappa_mean']:.3f}",
         "cost": f"{metrics['seconds_per_image']:.2f} s/image",
-        "size": f"images {_bytes(metrics['bytes_images'])}, "
-        f"labels {_bytes(metrics['bytes_labels'])}",
+        "size": f"images {bytes_(metrics['bytes_images'])}, "
+        f"labels {bytes_(metrics['bytes_labels'])}",
     }
     for name, value in rows.items():
         say(f"{name:<14} {value}")
-
-
-def _bytes(count: float) -> str:
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000 or unit == "GB":
-            break
-        count /= 1000
-    return f"{count:.0f} {unit}" if count >= 100 or unit == "B" else f"{count:.1f} {unit}"
 
 
 COMMANDS: dict[str, Callable[..., Any]] = {
@@ -361,6 +346,9 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "evaluations": evaluations,
     "compare": compare,
     "report": report,
+    "gallery": gallery,
+    "export": export,
+    "push": push,
     "verify": verify,
     "methods": methods,
     "demo": demo,

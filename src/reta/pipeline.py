@@ -26,6 +26,7 @@ from reta.errors import UsageError
 from reta.evaluation.geometry import measure
 from reta.executor import Executor, Serial
 from reta.preparation import Prepared, is_weak, open_data, prepare, recipe_of
+from reta.reporting import write_card
 from reta.runtime import Stopwatch, hardware, peak_memory
 from reta.storage import RunFolder, Unit, json_bytes
 from reta.synthesis.history import history_sheet
@@ -139,6 +140,7 @@ def distill_jobs(prepared: Prepared, jobs: Sequence[Job], executor: Executor) ->
         whole = [job for job in whole if job.path not in broken]
     for job in whole:
         seal(job, prepared)
+        write_card(job.path)
     return whole
 
 

@@ -18,6 +18,7 @@ from reta.errors import DataError, UsageError
 from reta.executor import Executor, Serial
 from reta.models import Classifier, build, check, file_stem, freeze
 from reta.preparation import open_data
+from reta.reporting import write_card
 from reta.runtime import Device, Stopwatch
 from reta.storage import RunFolder, json_bytes, read_json
 from reta.tensors import read_tensors, tensor_bytes
@@ -158,6 +159,7 @@ def _keep_metrics(
         unit.write("metrics.json", json_bytes(metrics))
         unit.finish()
     reseal(run)
+    write_card(run.path)
     return metrics
 
 

@@ -90,6 +90,11 @@ class DistilledSet(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         """Choose the epoch whose views and labels are shown; beyond the last, begin again."""
         self._epoch = epoch % self.stored_epochs
 
+    def views(self, epoch: int) -> Epoch:
+        """Return how the images are shown in an epoch; beyond the last, begin again."""
+        shard, number = self._stored[epoch % self.stored_epochs]
+        return shard.epoch(number)
+
     def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the view ``(3, s, s)`` in [0, 1] and the soft label ``(classes,)``."""
         if not -len(self) <= index < len(self):
