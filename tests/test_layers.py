@@ -25,7 +25,7 @@ LAYERS = [
     ["topology", "committee", "data"],
     ["models"],
     ["checkpoint"],
-    ["config", "executor", "runtime", "storage", "tensors"],
+    ["cluster", "config", "executor", "runtime", "storage", "tensors"],
     ["progress"],
     ["interruption"],
     ["errors", "__init__"],

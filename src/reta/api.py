@@ -11,7 +11,12 @@ from reta.storage import MANIFEST, RunFolder
 
 
 def distill(
-    data: str | Path, out: str | Path | None = None, *, device: str = "auto", **settings: Any
+    data: str | Path,
+    out: str | Path | None = None,
+    *,
+    device: str = "auto",
+    cluster: str | None = None,
+    **settings: Any,
 ) -> Path:
     """Distil images into a few synthetic ones per class, with soft labels.
 
@@ -21,15 +26,17 @@ def distill(
         data: ``"digits"``, a folder with one sub-folder per class, an .npz or a .parquet file.
         out: run folder; ``runs/DATA-METHOD-ipcN`` by default.
         device: ``auto``, ``cpu``, ``cuda`` ….
+        cluster: do the units of work on Ray: ``auto`` or an address, see `reta.cluster`.
         settings: fields of `Config`, such as ``method="reta"``, ``ipc=10``, ``effort="small"``.
 
     Returns:
         The run folder, for `load`, `train`, `evaluate` and `report`.
     """
+    from reta.cluster import executor_of
     from reta.pipeline import distill as run
 
     config = settings_of(data, settings)
-    return run(config, out or default_folder(config), device)
+    return run(config, out or default_folder(config), device, executor_of(cluster))
 
 
 def compare(
@@ -39,6 +46,7 @@ def compare(
     *,
     seeds: int = 1,
     device: str = "auto",
+    cluster: str | None = None,
     **settings: Any,
 ) -> dict[str, Any]:
     """Distil with several methods, train the same students on each, and tabulate.
@@ -49,36 +57,45 @@ def compare(
         out: comparison folder; ``runs/DATA-compare-ipcN`` by default.
         seeds: distillation seeds per method.
         device: ``auto``, ``cpu``, ``cuda`` ….
+        cluster: do the units of work on Ray: ``auto`` or an address, see `reta.cluster`.
         settings: fields of `Config`.
 
     Returns:
         The content of ``comparison.json``; its ``rows`` are the table.
     """
+    from reta.cluster import executor_of
     from reta.comparison import compare as run
 
     config = settings_of(data, settings)
     folder = out or default_folder(config, "compare")
-    return run(config, methods, folder, seeds=seeds, device=device)
+    executor = executor_of(cluster)
+    return run(config, methods, folder, seeds=seeds, device=device, executor=executor)
 
 
-def train(folder: str | Path, **options: Any) -> dict[str, Any]:
+def train(folder: str | Path, *, cluster: str | None = None, **options: Any) -> dict[str, Any]:
     """Train students from scratch on a distilled set; see `reta.students.train`."""
+    from reta.cluster import executor_of
     from reta.students import train as run
 
-    return run(folder, **options)
+    return run(folder, executor=executor_of(cluster), **options)
 
 
 def evaluate(
-    folder: str | Path, evaluations: Sequence[str] = ("accuracy",), **options: Any
+    folder: str | Path,
+    evaluations: Sequence[str] = ("accuracy",),
+    *,
+    cluster: str | None = None,
+    **options: Any,
 ) -> dict[str, Any]:
     """Measure a distilled set; see `reta.evaluating.evaluate`.
 
     Returns:
         The results by name; ``["accuracy"]`` is the content of ``metrics.json``.
     """
+    from reta.cluster import executor_of
     from reta.evaluating import evaluate as run
 
-    return run(folder, evaluations, **options)
+    return run(folder, evaluations, executor=executor_of(cluster), **options)
 
 
 def report(folder: str | Path) -> Path:

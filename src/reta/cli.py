@@ -29,6 +29,7 @@ from reta.interruption import stopping_on_signals
 from reta.terminal import Folder, bytes_, out, say
 
 Evaluations = Annotated[tuple[str, ...], arg(metavar="EVALUATION")]
+Cluster = Annotated[str | None, arg(metavar="ADDRESS")]
 Set = Annotated[tuple[str, ...], UseAppendAction, arg(name="set", metavar="PART.FIELD=VALUE")]
 
 
@@ -58,6 +59,7 @@ def distill(
     config: OmitArgPrefixes[Config],
     out_folder: Annotated[Path | None, arg(name="out", metavar="DIR")] = None,
     device: str = "auto",
+    cluster: Cluster = None,
     set_: Set = (),
 ) -> None:
     """Distil images into a few synthetic ones per class, with soft labels.
@@ -72,14 +74,17 @@ def distill(
         config: settings.
         out_folder: run folder; runs/DATA-METHOD-ipcN by default.
         device: auto, cpu, cuda, cuda:1 …
+        cluster: do the units of work on Ray: auto (the cluster of this machine, or a new one on
+            it) or an address. Needs `pip install 'reta[ray]'`.
         set_: a setting of the method, such as connection.trade_off=0.2; may be repeated. `reta
             methods METHOD` lists them.
     """
+    from reta.cluster import executor_of
     from reta.pipeline import distill as run_distill
     from reta.reporting import write_report
 
     config = replace(_located(config), options=_options(set_))
-    folder = run_distill(config, out_folder or default_folder(config), device)
+    folder = run_distill(config, out_folder or default_folder(config), device, executor_of(cluster))
     report = write_report(folder)
     say(f"distilled set  {folder}\nreport         {report}")
     say(f"next           reta train {shlex.quote(str(folder))}")
@@ -97,6 +102,7 @@ def train(
     students: int | None = None,
     data: str | None = None,
     device: str = "auto",
+    cluster: Cluster = None,
 ) -> None:
     """Train students from scratch on a distilled set; weights go to RUN/students.
 
@@ -106,11 +112,14 @@ def train(
         students: how many, with different seeds.
         data: where the real images lie now, if they moved.
         device: auto, cpu, cuda, cuda:1 …
+        cluster: do the units of work on Ray: auto (the cluster of this machine, or a new one on
+            it) or an address. Needs `pip install 'reta[ray]'`.
     """
+    from reta.cluster import executor_of
     from reta.reporting import write_report
     from reta.students import train as run_train
 
-    metrics = run_train(folder, student, students, device, data=data)
+    metrics = run_train(folder, student, students, device, data=data, executor=executor_of(cluster))
     _print_metrics(metrics)
     say(f"report         {write_report(folder)}")
 
@@ -123,6 +132,7 @@ def evaluate(
     set_: Set = (),
     data: str | None = None,
     device: str = "auto",
+    cluster: Cluster = None,
 ) -> None:
     """Measure what a distilled set is worth.
 
@@ -141,7 +151,10 @@ def evaluate(
             evaluations NAME` lists them.
         data: where the real images lie now, if they moved.
         device: auto, cpu, cuda, cuda:1 …
+        cluster: do the units of work on Ray: auto (the cluster of this machine, or a new one on
+            it) or an address. Needs `pip install 'reta[ray]'`.
     """
+    from reta.cluster import executor_of
     from reta.evaluating import evaluate as run_evaluate
     from reta.reporting import write_report
 
@@ -153,6 +166,7 @@ def evaluate(
         options=_options(set_),
         device=device,
         data=data,
+        executor=executor_of(cluster),
     )
     for name, result in results.items():
         if name == "accuracy":
@@ -217,6 +231,7 @@ def compare(
     seeds: int = 1,
     out_folder: Annotated[Path | None, arg(name="out", metavar="DIR")] = None,
     device: str = "auto",
+    cluster: Cluster = None,
     set_: Set = (),
 ) -> None:
     """Distil with several methods, train the same students on each, and tabulate.
@@ -229,12 +244,15 @@ def compare(
         seeds: distillation seeds per method.
         out_folder: comparison folder; runs/DATA-compare-ipcN by default.
         device: auto, cpu, cuda, cuda:1 …
+        cluster: do the units of work on Ray: auto (the cluster of this machine, or a new one on
+            it) or an address. Needs `pip install 'reta[ray]'`.
         set_: a setting of the methods that have that part; may be repeated.
     """
     if config.method != "reta":
         raise UsageError(f"compare takes several: --methods random {config.method} …")
     config = replace(_located(config), options=_options(set_))
-    _compare(config, methods, out_folder or default_folder(config, "compare"), seeds, device)
+    folder = out_folder or default_folder(config, "compare")
+    _compare(config, methods, folder, seeds, device, cluster)
 
 
 def demo(
@@ -250,12 +268,28 @@ def demo(
     _compare(preset("demo"), ("random", "fadrm+", "reta"), out_folder, 1, device)
 
 
-def _compare(config: Config, methods: Sequence[str], folder: Path, seeds: int, device: str) -> None:
+def _compare(
+    config: Config,
+    methods: Sequence[str],
+    folder: Path,
+    seeds: int,
+    device: str,
+    cluster: str | None = None,
+) -> None:
+    from reta.cluster import executor_of
     from reta.comparison import compare as run_compare
     from reta.reporting import write_report
 
     command = shlex.join(["reta", *sys.argv[1:]])
-    result = run_compare(config, methods, folder, seeds=seeds, device=device, command=command)
+    result = run_compare(
+        config,
+        methods,
+        folder,
+        seeds=seeds,
+        device=device,
+        command=command,
+        executor=executor_of(cluster),
+    )
     table = Table(title=f"{result['title']}: students on unseen real images", box=None)
     for heading in ("method", "accuracy", "best epoch", "κ", "s/image", "images", "labels"):
         table.add_column(heading, justify="left" if heading == "method" else "right")

@@ -16,6 +16,7 @@ from reta.evaluation.subject import Evaluation, Subject, Trained
 from reta.executor import Executor, Serial
 from reta.models import Classifier, check, file_stem
 from reta.preparation import open_pool
+from reta.runtime import Device
 from reta.storage import RunFolder, json_bytes, read_json, sha256_file
 from reta.students import Student, Training, open_run, read_model, reseal, train, train_unit
 from reta.synthesis.pool import Pool
@@ -130,6 +131,11 @@ class Session:
     student: str
     seeds: int
 
+    @property
+    def device(self) -> Device:
+        """Where everything runs."""
+        return self.training.device
+
 
 @dataclass(frozen=True)
 class Measurement:
@@ -217,7 +223,7 @@ def subject_of(run: RunFolder, session: Session) -> Subject:
         shared=home,
         manifest=run.manifest(),
         source=training.source,
-        device=training.place.torch,
+        device=training.device.torch,
         data=load(run.path, temperature=None),
         student=session.student,
         seeds=session.seeds,
@@ -234,7 +240,7 @@ def _trained(student: Student, training: Training) -> Trained:
     run = RunFolder(student.path)
     record = run.finished(student.unit)
     ((path, digest),) = record["files"].items()
-    model = read_model(run.path / path, training.source.image_size, training.place)
+    model = read_model(run.path / path, training.source.image_size, training.device)
     facts = record["facts"]
     return Trained(student.architecture, student.seed, model, facts["last"], facts["best"], digest)
 
@@ -253,5 +259,5 @@ def _teachers(run: RunFolder, home: RunFolder, training: Training) -> tuple[list
                 f"{path}: not the teacher {run.path} was distilled with; repair: the same "
                 "`reta distill` or `reta compare` command again"
             )
-        committee.append(read_model(path, training.source.image_size, training.place))
+        committee.append(read_model(path, training.source.image_size, training.device))
     return committee, open_pool(training.source, committee[0], teachers, home)

@@ -31,7 +31,7 @@ class Prepared:
         config: with everything left open chosen.
         source: real images.
         device: where everything runs.
-        committee: frozen teachers.
+        frozen: the teachers, on the CPU until asked for: they may be on their way elsewhere.
         teachers: SHA-256 of each teacher's file.
         accuracy: of each teacher on unseen real images.
         pool: real images as the first teacher sees them.
@@ -40,10 +40,15 @@ class Prepared:
     config: Config
     source: Source
     device: Device
-    committee: list[Classifier]
+    frozen: list[Classifier]
     teachers: dict[str, str]
     accuracy: dict[str, float]
     pool: Pool
+
+    @property
+    def committee(self) -> list[Classifier]:
+        """The frozen teachers on their device."""
+        return [teacher.to(self.device.torch) for teacher in self.frozen]
 
 
 def recipe_of(config: Config) -> Recipe:
@@ -97,6 +102,8 @@ def prepare(
         committee.append(teacher)
         hashes[name] = record["files"][_weights(name)]
         accuracy[name] = record["facts"]["test_accuracy"]
+    executor.run("pool", pool_unit, taught, names[:1])
+    executor.check()
     pool = open_pool(source, committee[0], hashes, run)
     return Prepared(config, source, place, committee, hashes, accuracy, pool)
 
@@ -108,14 +115,14 @@ class Lesson:
     path: Path
     config: Config
     source: Source
-    place: Device
+    device: Device
 
     def model(self, name: str) -> Classifier:
-        """Return an untrained teacher."""
+        """Return an untrained teacher on the CPU."""
         average, spread = self.source.mean_std
         classes, size = len(self.source.classes), self.source.image_size
         seed = self.config.seed
-        return build(name, classes, size, mean=average, std=spread, seed=seed).to(self.place.torch)
+        return build(name, classes, size, mean=average, std=spread, seed=seed)
 
 
 def _unit(name: str) -> str:
@@ -150,7 +157,7 @@ def train_unit(lesson: Lesson, name: str) -> None:
     watch = Stopwatch()
 
     def work(checkpoint: Checkpoint) -> tuple[Classifier, Progress]:
-        model = lesson.model(name)
+        model = lesson.model(name).to(lesson.device.torch)
         progress = train_teacher(
             model,
             source.train,
@@ -193,6 +200,14 @@ def read_teacher(lesson: Lesson, name: str) -> tuple[Classifier, dict[str, Any]]
     model = lesson.model(name)
     model.load_state_dict(tensors)
     return freeze(model), run.finished(_unit(name))
+
+
+def pool_unit(lesson: Lesson, name: str) -> None:
+    """Look at all real images through one teacher as a unit of work."""
+    teacher, record = read_teacher(lesson, name)
+    hashes = {name: record["files"][_weights(name)]}
+    teacher = teacher.to(lesson.device.torch)
+    open_pool(lesson.source, teacher, hashes, RunFolder(lesson.path))
 
 
 def open_pool(

@@ -169,7 +169,7 @@ class Training:
 
     config: Config
     source: Source
-    place: Device
+    device: Device
 
 
 @dataclass(frozen=True)
@@ -211,7 +211,7 @@ def train_unit(training: Training, student: Student) -> None:
 
     def work(checkpoint: Checkpoint) -> tuple[Classifier, Progress]:
         model = build(name, classes, size, mean=average, std=spread, seed=seed)
-        model.to(training.place.torch)
+        model.to(training.device.torch)
         test = source.test
         return model, train_student(model, data, test, protocol, seed=seed, checkpoint=checkpoint)
 

@@ -1,0 +1,223 @@
+"""The same units on Ray: the same bytes, whichever worker does them and however often it dies."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from reta import pipeline
+from reta.cluster import RETRIES, OnRay
+from reta.config import Config
+from reta.errors import DataError, UnfinishedError, UsageError
+from reta.pipeline import distill
+from reta.storage import RunFolder
+from reta.students import train
+
+ray = pytest.importorskip("ray")
+
+SOURCE, TESTS = Path(__file__).parents[1] / "src", Path(__file__).parent
+TINY = Config(
+    "digits",
+    ipc=2,
+    classes=3,
+    per_class=20,
+    block=1,
+    teachers=("convnet3", "convnet4"),
+    teacher_epochs=1,
+    steps=8,
+    label_epochs=4,
+    student="convnet3",
+    students=2,
+)
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[None]:
+    """A cluster of two workers on this machine."""
+    paths = os.pathsep.join([str(SOURCE), str(TESTS)])
+    variables = {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
+    ray.init(
+        num_cpus=2,
+        include_dashboard=False,
+        log_to_driver=False,
+        object_store_memory=100 * 2**20,
+        runtime_env={"env_vars": variables},
+    )
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(autouse=True)
+def short_shards(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two shards of labels, so that there is something to do side by side."""
+    monkeypatch.setattr(pipeline, "EPOCHS_PER_SHARD", 2)
+
+
+@pytest.fixture(scope="module")
+def serial(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The hashes of the run without a cluster."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pipeline, "EPOCHS_PER_SHARD", 2)
+        folder = distill(TINY, tmp_path_factory.mktemp("serial") / "run")
+        train(folder)
+    return results(folder)
+
+
+def results(folder: Path) -> dict[str, str]:
+    """Return the hashes of everything but the unit records, which hold wall-clock times."""
+    assert RunFolder(folder).verify() == []
+    files = RunFolder(folder).manifest()["files"]
+    return {
+        name: digest
+        for name, digest in files.items()
+        if not name.startswith("units/") and name != "metrics.json"
+    }
+
+
+def test_a_cluster_gives_the_same_bytes(cluster, serial, tmp_path):
+    """Breaks when a unit depends on the process that does it, or on what was done before."""
+    executor = OnRay()
+    folder = distill(TINY, tmp_path / "run", executor=executor)
+    train(folder, executor=executor)
+    assert results(folder) == serial
+
+
+@dataclass(frozen=True)
+class Share:
+    folder: Path
+
+
+def fails_on_three(share: Share, unit: int) -> None:
+    if unit == 3:
+        raise DataError("unit 3 cannot be read")
+    (share.folder / str(unit)).write_text(str(os.getpid()))
+
+
+def test_an_error_comes_back_as_itself(cluster, tmp_path):
+    """Breaks when a worker's error loses its type, and with it its message and exit code."""
+    with pytest.raises(DataError, match="unit 3 cannot be read"):
+        OnRay().run("test", fails_on_three, Share(tmp_path), range(5))
+    workers = {int(path.read_text()) for path in tmp_path.iterdir()}
+    assert workers
+    assert os.getpid() not in workers
+
+
+def test_a_worker_of_other_versions_is_refused(cluster, tmp_path):
+    """Breaks when two versions of torch share a run, and its bytes are nobody's."""
+    executor = OnRay()
+    executor._terms = replace(executor._terms, versions=("3.9", "1.0", "0.0"))
+    with pytest.raises(UsageError, match=r"worker .* the driver Python 3.9, torch 1.0"):
+        executor.run("test", fails_on_three, Share(tmp_path), [1])
+
+
+def test_a_gpu_that_no_machine_has_is_refused(cluster):
+    """Breaks when tasks wait forever for a GPU."""
+    assert OnRay().device("auto").name == "cpu"
+    with pytest.raises(UsageError, match="no GPU"):
+        OnRay().device("cuda")
+
+
+@dataclass(frozen=True)
+class Doomed:
+    """A unit whose worker is killed so many times before it may be done."""
+
+    work: Callable[[Any, Any], None]
+    unit: Any
+    graves: Path
+    deaths: int
+
+    def __str__(self) -> str:
+        return str(self.unit)
+
+
+def mortal(shared: Any, doomed: Doomed) -> None:
+    """Do a unit in a process that is killed at a random moment, so many times."""
+    name = "".join(c if c.isalnum() else "-" for c in f"{doomed.work.__name__}-{doomed}")
+    lives = len(list(doomed.graves.glob(f"{name}.*")))
+    if lives >= doomed.deaths:
+        return doomed.work(shared, doomed.unit)
+    (doomed.graves / f"{name}.{lives}").write_text(str(os.getpid()))
+    delay = random.Random(f"{name}{lives}").uniform(0, 1)
+    killer = threading.Timer(delay, os.kill, (os.getpid(), signal.SIGKILL))
+    killer.start()
+    doomed.work(shared, doomed.unit)
+    killer.join()
+    raise AssertionError("killed before this")
+
+
+class Deadly(OnRay):
+    """A cluster whose workers die: each unit ``deaths`` times, the doomed ones for ever."""
+
+    def __init__(self, graves: Path, deaths: int, doomed: str = "") -> None:
+        super().__init__()
+        self.graves, self.deaths, self.doomed = graves, deaths, doomed
+        graves.mkdir()
+
+    def run(self, stage: str, work: Any, shared: Any, units: Sequence[Any]) -> list[Any]:
+        def deaths(unit: Any) -> int:
+            return 99 if self.doomed and self.doomed in f"{stage} {unit}" else self.deaths
+
+        dying = [Doomed(work, unit, self.graves, deaths(unit)) for unit in units]
+        return [doomed.unit for doomed in super().run(stage, mortal, shared, dying)]
+
+
+@pytest.mark.slow
+def test_three_deaths_of_every_unit_change_no_byte(cluster, serial, tmp_path):
+    """Breaks when a unit that was killed leaves something behind, or goes on differently."""
+    executor = Deadly(tmp_path / "graves", RETRIES)
+    folder = distill(TINY, tmp_path / "run", executor=executor)
+    train(folder, executor=executor)
+    assert results(folder) == serial
+    units = 2 + 1 + 3 + 2 + 1 + 2  # teachers, pool, blocks, shards, geometry, students
+    pids = [path.read_text() for path in (tmp_path / "graves").iterdir()]
+    assert len(pids) == RETRIES * units
+    assert len(set(pids)) == len(pids)
+
+
+@pytest.mark.slow
+def test_the_fourth_death_gives_a_unit_up(cluster, serial, tmp_path):
+    """Breaks when one deadly unit costs the others, is not reported, or cannot be done later."""
+    executor = Deadly(tmp_path / "graves", 0, doomed="recover run, 1 to 1")
+    with pytest.raises(UnfinishedError, match=r"recover .*run, 1 to 1.*died 4 times") as raised:
+        distill(TINY, tmp_path / "run", executor=executor)
+    assert raised.value.exit_code == 6
+    assert len(list((tmp_path / "graves").iterdir())) == RETRIES + 1
+    units = set(RunFolder(tmp_path / "run").records())
+    assert {"recover-000", "recover-002"} < units
+    assert "recover-001" not in units
+    folder = distill(TINY, tmp_path / "run", executor=OnRay())
+    train(folder, executor=OnRay())
+    assert results(folder) == serial
+
+
+@pytest.mark.slow
+def test_the_driver_may_be_killed_too(serial, tmp_path):
+    """Breaks when the workers of a killed driver keep the next one from finishing their units."""
+    import subprocess
+
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[2]); import test_cluster as t; "
+        "t.pipeline.EPOCHS_PER_SHARD = 2; "
+        "t.ray.init(num_cpus=2, include_dashboard=False); "
+        "t.distill(t.TINY, sys.argv[1], executor=t.OnRay())"
+    )
+    folder = tmp_path / "run"
+    command = [sys.executable, "-c", code, str(folder), str(TESTS)]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    while process.poll() is None and not (folder / "units/recover-000.json").exists():
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    distill(TINY, folder)
+    train(folder)
+    assert results(folder) == serial
