@@ -18,7 +18,7 @@ from reta.progress import track, warn_once
 from reta.runtime import Stopwatch, random_generator
 from reta.synthesis.alignment import Target, TopologyAlignment
 from reta.synthesis.connection import fit_gap, resample, residual_connection
-from reta.synthesis.matching import BatchNormProbe
+from reta.synthesis.matching import probe
 from reta.synthesis.pool import Pool
 from reta.synthesis.recipe import Recipe
 from reta.synthesis.retrieval import edge_complexity
@@ -91,7 +91,7 @@ class Recovery:
     ) -> None:
         self.recipe = recipe
         self.teachers = list(committee) if recipe.committee == "all" else list(committee[:1])
-        self.probes = [BatchNormProbe(teacher) for teacher in self.teachers]
+        self.probes = [probe(teacher) for teacher in self.teachers]
         self.pool = pool
         self.labels = list(labels)
         self.settings = settings
@@ -285,7 +285,7 @@ class Recovery:
     def _reach(self, pack: slice) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the pixels of a pack as a leaf, and φ of its images as they are."""
         leaf = self.pixels.detach()[pack].requires_grad_()
-        return leaf, self.teachers[0].features(self._shown(leaf).flatten(0, 1))
+        return leaf, self.probes[0].teacher.features(self._shown(leaf).flatten(0, 1))
 
     def _by_class(self, parts: list[torch.Tensor]) -> torch.Tensor:
         """Return the features of all packs as ``(classes, ipc, d)``, without a graph."""
