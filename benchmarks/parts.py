@@ -15,6 +15,7 @@ import torch
 import torchvision.transforms.v2.functional as tv
 
 from reta.data.augment import random_views, render
+from reta.data.images import DecodedImages
 from reta.methods import METHODS
 from reta.models import Classifier, build, freeze
 from reta.runtime import hardware, random_generator
@@ -56,7 +57,8 @@ def noise_pool(teacher: Classifier) -> Pool:
     images = torch.randint(0, 256, (count, 3, SIZE, SIZE), generator=generator).to(torch.uint8)
     labels = torch.arange(CLASSES).repeat_interleave(50)
     features = torch.randn(count, teacher.feature_dim, generator=generator)
-    return Pool(images, labels, features, torch.rand(count, generator=generator))
+    real = DecodedImages(images, labels, tuple(map(str, range(CLASSES))))
+    return Pool(real, features, torch.rand(count, generator=generator), grey=False)
 
 
 def main() -> None:

@@ -111,7 +111,7 @@ def test_another_seed_gives_other_images(finished, tmp_path):
     assert other["images/0/000.png"] != results(finished)["images/0/000.png"]
 
 
-@pytest.mark.parametrize("lost", ["recover-000", "labels-000", "pool", "teacher-convnet3"])
+@pytest.mark.parametrize("lost", ["recover-000", "labels-000", "pool-000", "teacher-convnet3"])
 def test_a_lost_unit_is_made_again_with_the_same_bytes(finished, tmp_path, lost):
     """Breaks when a run that stopped between two units ends with other bytes."""
     folder = tmp_path / "copy"

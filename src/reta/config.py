@@ -40,6 +40,9 @@ class Config:
         classes: use only the first so many classes.
         per_class: use only the first so many real images of each class.
         flip: whether mirroring keeps an image's meaning; by default yes, but not for digits.
+        stream: leave the images in their files and decode them when needed; by default where
+            they would take more than 8 GB of memory.
+        workers: processes that decode streamed images; changes speed only.
         teachers: architectures of the committee; the first gives the features.
         teacher_epochs: passes over the real images.
         steps: optimisation steps on the pixels; by default the method's own at effort paper, a
@@ -68,6 +71,8 @@ class Config:
     classes: Annotated[int | None, _BY_DATA] = None
     per_class: Annotated[int | None, _BY_DATA] = None
     flip: Annotated[bool | None, _BY_DATA] = None
+    stream: Annotated[bool | None, _BY_DATA] = None
+    workers: Annotated[int | None, tyro.conf.arg(help_behavior_hint="(default: all cores)")] = None
     teachers: Annotated[tuple[str, ...] | None, _BY_EFFORT] = None
     teacher_epochs: Annotated[int | None, _BY_EFFORT] = None
     steps: Annotated[int | None, _BY_EFFORT] = None
@@ -115,6 +120,7 @@ _COUNTS = (
     "students",
     "block",
     "images_per_pass",
+    "workers",
 )
 
 # What the one dial sets. Paper: FADRM's committee and budget (its ShuffleNet is the half-width one

@@ -38,7 +38,7 @@ from reta.tensors import png_bytes, tensor_bytes
 EPOCHS_PER_SHARD = 50
 # Settings that say where the images lie (their fingerprint is compared), how students are trained,
 # or how much fits in memory; not what the set is.
-_FREE = ("data", "student", "students", "learning_rate", "stretch", "images_per_pass")
+_FREE = ("data", "student", "students", "learning_rate", "stretch", "images_per_pass", "workers")
 
 
 @dataclass(frozen=True)

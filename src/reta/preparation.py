@@ -7,8 +7,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from reta.checkpoint import Checkpoint, attempt
 from reta.config import SHARE_OF_STEPS, Config, resolve, with_options
+from reta.data.images import StreamedImages
 from reta.data.sources import Source, open_source
 from reta.errors import DataError, unknown
 from reta.executor import Executor
@@ -17,10 +20,12 @@ from reta.models import Classifier, build, check, file_stem, freeze
 from reta.progress import log, warn_once
 from reta.runtime import Device, Stopwatch
 from reta.storage import RunFolder
-from reta.synthesis.pool import Pool, build_pool
+from reta.synthesis.pool import MappedFeatures, Pool, look
 from reta.synthesis.recipe import Recipe
 from reta.tensors import read_tensors, tensor_bytes
 from reta.training import Progress, Protocol, train_teacher
+
+IMAGES_PER_SHARD = 32_768  # of the pool of a streamed set: what a killed run does again at most
 
 
 @dataclass(frozen=True)
@@ -75,6 +80,8 @@ def open_data(config: Config) -> Source:
         max_size=None if config.effort == "paper" else 64,
         classes=config.classes,
         per_class=config.per_class,
+        stream=config.stream,
+        workers=config.workers,
     )
     if config.flip is not None:
         source = replace(source, flip=config.flip)
@@ -213,16 +220,47 @@ def pool_unit(lesson: Lesson, name: str) -> None:
 def open_pool(
     source: Source, teacher: Classifier, hashes: Mapping[str, str], run: RunFolder
 ) -> Pool:
-    """Return the pool; its features are kept, the images come from the source."""
-    path = "pool/features.safetensors"
-    unit = run.unit("pool", {"data": source.fingerprint, "teacher": hashes[teacher.name]})
+    """Return the pool; the teacher's view of it is kept, the images come from the source.
+
+    Of a streamed set every image is decoded once, in shards that are units of work, and its
+    features are kept as float16 and mapped from the disk, so memory does not grow with the set.
+    """
     images = source.train
-    if unit.done:
-        tensors, _ = read_tensors(run.path / path)
-        return Pool(images, tensors["features"], tensors["confidence"], unit.facts["grey"])
-    watch = Stopwatch()
-    pool = build_pool(images, teacher)
-    tensors = {"features": pool.features, "confidence": pool.confidence}
-    unit.write(path, tensor_bytes(tensors, {"classes": source.classes, "teacher": teacher.name}))
-    unit.finish({"images": len(images), "grey": pool.grey, "seconds": watch.seconds})
-    return pool
+    streamed = isinstance(images, StreamedImages)
+    step = IMAGES_PER_SHARD if streamed else max(1, len(images))
+    spans = [range(i, min(i + step, len(images))) for i in range(0, len(images), step)]
+    shards = [
+        _pool_shard(source, teacher, hashes[teacher.name], run, number, span)
+        for number, span in enumerate(spans)
+    ]
+    features = [tensors["features"] for tensors, _ in shards]
+    return Pool(
+        images,
+        MappedFeatures(features) if streamed else features[0],
+        torch.cat([tensors["confidence"] for tensors, _ in shards]),
+        all(grey for _, grey in shards),
+    )
+
+
+def _pool_shard(
+    source: Source, teacher: Classifier, digest: str, run: RunFolder, number: int, span: range
+) -> tuple[dict[str, torch.Tensor], bool]:
+    """Return one shard of the pool from its file, made first if need be, and whether it is grey."""
+    path = f"pool/features-{number:03d}.safetensors"
+    inputs = {"data": source.fingerprint, "teacher": digest, "images": [span.start, span.stop]}
+    unit = run.unit(f"pool-{number:03d}", inputs)
+    if not unit.done:
+        watch = Stopwatch()
+        streamed = isinstance(source.train, StreamedImages)
+        dtype = torch.float16 if streamed else torch.float32
+        tensors, grey = look(source.train, teacher, span, dtype)
+        facts = {"classes": source.classes, "teacher": teacher.name}
+        unit.write(path, tensor_bytes(tensors, facts))
+        unit.finish({"images": len(span), "grey": grey, "seconds": watch.seconds})
+    tensors, facts = read_tensors(run.path / path)
+    if tuple(facts["classes"]) != source.classes:
+        raise DataError(
+            f"{path}: of the classes {facts['classes']}, the data has {source.classes}; "
+            "choose another --out"
+        )
+    return tensors, unit.facts["grey"]

@@ -12,7 +12,7 @@ from statistics import median
 import numpy as np
 import torch
 
-from reta.data.images import DecodedImages, ImageSet, Triple
+from reta.data.images import DecodedImages, ImageSet, StreamedImages, Triple
 from reta.data.intake import MIN_SIDE, square
 from reta.data.listing import Listing, Parts, hold_out
 from reta.data.readers import FILES, NAMED, read_folder
@@ -20,6 +20,9 @@ from reta.data.shards import read_shards
 from reta.data.tables import parquet_files, read_parquet
 from reta.errors import DataError, UsageError, unknown
 from reta.progress import log, track
+
+HELD_BYTES = 8 * 10**9
+"""Decoded sets up to this size are held in memory; the same on every machine."""
 
 _SIZES = (32, 64, 128, 224)
 _PROBES = 100  # images whose size is looked at to choose a common one
@@ -79,6 +82,8 @@ def open_source(
     per_class: int | None = None,
     test: str | None = None,
     max_size: int | None = None,
+    stream: bool | None = None,
+    workers: int | None = None,
 ) -> Source:
     """Read an image set, decoding only what is asked for.
 
@@ -95,6 +100,9 @@ def open_source(
         per_class: most training images per class, the first in file order.
         test: a set of the same classes to take the test images from instead.
         max_size: largest side where ``image_size`` is left open.
+        stream: whether images stay in their files; by default where they would take more than
+            8 GB decoded.
+        workers: processes that decode streamed images; as many as there are processors by default.
 
     Raises:
         UsageError: if there is no such set or class, or an option makes no sense.
@@ -128,8 +136,15 @@ def open_source(
             size,
         )
         size = max_size
-    decoded = _decode(train, size, "training"), _decode(held, size, "test")
-    return Source(name, *decoded, _keeps_meaning(name), note, _fingerprint(*decoded))
+    if stream is None:
+        stream = (len(train) + len(held)) * 3 * size**2 > HELD_BYTES
+    opened: tuple[ImageSet, ImageSet]
+    if stream:
+        log.info("%s: %d images of %d px are streamed from their files", name, len(train), size)
+        opened = StreamedImages(train, size, workers), StreamedImages(held, size, workers)
+    else:
+        opened = _decode(train, size, "training"), _decode(held, size, "test")
+    return Source(name, *opened, _keeps_meaning(name), note, _fingerprint(*opened))
 
 
 def _find(data: str) -> tuple[str, Parts]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -19,13 +19,14 @@ class Pool:
 
     Attributes:
         images: the real images, held in memory or decoded when asked for.
-        features: ``(n, d)`` float32, penultimate features φ, as given.
+        features: ``(n, d)`` penultimate features φ, as given; indexed by positions they are
+            float32.
         confidence: ``(n,)`` float32, the teacher's probability of the true class.
         grey: whether no image has any colour.
     """
 
     images: ImageSet
-    features: torch.Tensor
+    features: torch.Tensor | MappedFeatures
     confidence: torch.Tensor
     grey: bool
     _kept: dict[Hashable, torch.Tensor] = field(default_factory=dict, init=False, repr=False)
@@ -55,17 +56,64 @@ class Pool:
         return self.images.pixels(indices).float() / 255
 
 
+class MappedFeatures:
+    """Features in files that are mapped into memory: read from the disk where they are asked for.
+
+    Indexed by a tensor of positions, like one tensor of all of them; gives float32.
+    """
+
+    def __init__(self, parts: Sequence[torch.Tensor]) -> None:
+        self._parts = list(parts)
+        self._ends = torch.tensor([len(part) for part in parts]).cumsum(0)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """How many images, and how long the features."""
+        return int(self._ends[-1]), int(self._parts[0].shape[1])
+
+    def __getitem__(self, indices: torch.Tensor) -> torch.Tensor:
+        """Return features ``(..., d)`` for indices of any shape."""
+        flat = indices.flatten().cpu()
+        found = torch.empty(len(flat), self.shape[1])
+        places = torch.searchsorted(self._ends, flat, right=True)
+        for place in places.unique().tolist():
+            own = places == place
+            part = self._parts[place]
+            start = int(self._ends[place]) - len(part)
+            found[own] = part[flat[own] - start].float()
+        return found.view(*indices.shape, self.shape[1])
+
+
 @torch.no_grad()
-def build_pool(images: ImageSet, teacher: Classifier) -> Pool:
-    """Return the pool of a training set under a frozen teacher."""
+def look(
+    images: ImageSet, teacher: Classifier, span: range, dtype: torch.dtype = torch.float32
+) -> tuple[dict[str, torch.Tensor], bool]:
+    """Return what a frozen teacher says of some consecutive images, decoding each once.
+
+    Args:
+        images: the training images.
+        teacher: frozen.
+        span: positions of the images.
+        dtype: of the features that are kept.
+
+    Returns:
+        ``features`` (m, d) and ``confidence`` (m,) float32, see `Pool`; and whether these images
+        are all grey.
+    """
     device = teacher.mean.device
     features, confidence, grey = [], [], True
-    parts = torch.arange(len(images)).split(images_per_pass(images.size))
+    parts = torch.arange(span.start, span.stop).split(images_per_pass(images.size))
     batches = zip(parts, images.batches(parts), strict=True)
     for part, pixels in track(batches, "pool: real features", len(parts)):
         grey = grey and bool((pixels == pixels[:, :1]).all())
         feature = teacher.features(pixels.to(device).float() / 255)
         probability = teacher.head(feature).softmax(dim=1).cpu()
-        features.append(feature.cpu())
+        features.append(feature.to(dtype).cpu())
         confidence.append(probability.gather(1, images.labels[part][:, None]).flatten())
-    return Pool(images, torch.cat(features), torch.cat(confidence), grey)
+    return {"features": torch.cat(features), "confidence": torch.cat(confidence)}, grey
+
+
+def build_pool(images: ImageSet, teacher: Classifier) -> Pool:
+    """Return the pool of a training set under a frozen teacher, held in memory."""
+    seen, grey = look(images, teacher, range(len(images)))
+    return Pool(images, seen["features"], seen["confidence"], grey)

@@ -80,9 +80,9 @@ def class_complexity(pool: Pool, label: int, size: int, sigma: float) -> torch.T
 
     def compute() -> torch.Tensor:
         # Some at a time: the blur needs ten times the memory of its images.
-        parts = pool.members(label).split(100)
+        batches = pool.images.batches(pool.members(label).split(100))
         return torch.cat(
-            [edge_complexity(resample(pool.pixels(part), size), sigma) for part in parts]
+            [edge_complexity(resample(part.float() / 255, size), sigma) for part in batches]
         )
 
     return pool.once(("complexity", label, size, sigma), compute)

@@ -123,7 +123,7 @@ class Mosaic:
         views = random_views(
             rng, len(chosen) * self.crops, size, ratio=(1, 1), flip=False, out_size=side
         )
-        crops = render(pool.pixels(chosen.repeat_interleave(self.crops)), views, side)
+        crops = render(pool.pixels(chosen).repeat_interleave(self.crops, dim=0), views, side)
         device = teacher.mean.device
         # RDED judges a crop at its final scale, on black where its neighbours will be.
         padded = F.pad(crops, [(size - side) // 2, -(-(size - side) // 2)] * 2)
