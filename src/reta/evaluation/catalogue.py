@@ -5,10 +5,12 @@ from __future__ import annotations
 from reta.evaluation.architectures import Architectures
 from reta.evaluation.diversity import Diversity
 from reta.evaluation.efficiency import Efficiency
+from reta.evaluation.robustness import Corruptions
 from reta.evaluation.subject import Evaluation
 
 EVALUATIONS: dict[str, Evaluation] = {
     "architectures": Architectures(),
+    "corruptions": Corruptions(),
     "diversity": Diversity(),
     "efficiency": Efficiency(),
 }
