@@ -95,3 +95,34 @@ def test_every_evaluation_says_what_it_is(name):
     assert summary(evaluation)
     for setting in vars(evaluation):
         assert f"{setting}: " in text, setting
+
+
+def test_continual_learning_offline_and_per_stage(finished):
+    """Breaks when per-stage memory is the run's own, a curve lacks a size, or references differ."""
+    options = {
+        "continual.steps": 3,
+        "continual.sizes": [3, 6, 60],
+        "continual.epochs": 1,
+        "continual.orders": 1,
+        "continual.references": ["herding"],
+    }
+    offline = evaluate(finished, ["continual"], options=options)["continual"]
+    curves = offline["details"]["curves"]
+    assert set(curves) == {"own", "herding"}
+    assert set(curves["own"]) == {"3", "6"}
+    assert any("60" in note for note in offline["notes"])
+    assert any("saw the classes of later stages" in note for note in offline["notes"])
+    cell = curves["own"]["6"]
+    assert [len(row) for row in cell["matrix"][0]] == [1, 2, 3]
+    assert offline["figures"]["final"]["values"] == cell["final"]
+    assert cell["incremental"][0] == pytest.approx(sum(cell["accuracy"][0]) / 3)
+    strict = evaluate(finished, ["continual"], options=options | {"continual.memory": "per-stage"})[
+        "continual"
+    ]
+    assert any("one stage only" in note for note in strict["notes"])
+    stages = sorted((finished / "continual").iterdir())
+    assert len(stages) == 3
+    for stage in stages:
+        (name,) = RunFolder(stage / "digits").manifest()["classes"]
+        assert name in "012"
+    assert reta.verify(finished) == []

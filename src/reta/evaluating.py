@@ -4,20 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from reta.config import describe, with_options
-from reta.data.distilled import load
+import torch
+
+from reta.config import Config, describe, from_yaml, resolve, with_options
+from reta.data.distilled import load, read_images
+from reta.data.images import DecodedImages, ImageSet
+from reta.data.sources import Source
 from reta.errors import DataError, UsageError, unknown
 from reta.evaluation.catalogue import EVALUATIONS
 from reta.evaluation.subject import Evaluation, Subject, Trained
 from reta.executor import Executor, Serial
 from reta.models import Classifier, check, file_stem
-from reta.preparation import open_pool
+from reta.pipeline import Job, distill_jobs, keep_config
+from reta.preparation import open_pool, prepare
 from reta.runtime import Device
-from reta.storage import RunFolder, json_bytes, read_json, sha256_file
+from reta.storage import RunFolder, fingerprint, json_bytes, read_json, sha256_file
 from reta.students import Student, Training, open_run, read_model, reseal, train, train_unit
 from reta.synthesis.pool import Pool
 
@@ -218,6 +223,13 @@ def subject_of(run: RunFolder, session: Session) -> Subject:
     def prepared() -> tuple[list[Classifier], Pool]:
         return _teachers(run, home, training)
 
+    def distil(labels: Sequence[int], method: str | None, seed: int) -> torch.Tensor:
+        own = from_yaml(run.path / "config.yaml")
+        if method is not None:
+            own = replace(own, method=method, seed=seed, options={})
+        name = run.path.name if method is None else f"{method}-{seed}"
+        return _distil_alone(home, training, labels, own, name)
+
     return Subject(
         run=run,
         shared=home,
@@ -231,6 +243,7 @@ def subject_of(run: RunFolder, session: Session) -> Subject:
         stretch=training.config.stretch,
         train=trained,
         prepare=prepared,
+        distil=distil,
     )
 
 
@@ -261,3 +274,39 @@ def _teachers(run: RunFolder, home: RunFolder, training: Training) -> tuple[list
             )
         committee.append(read_model(path, training.source.image_size, training.device))
     return committee, open_pool(training.source, committee[0], teachers, home)
+
+
+def _distil_alone(
+    home: RunFolder, training: Training, labels: Sequence[int], config: Config, name: str
+) -> torch.Tensor:
+    """Return images ``(classes, ipc, 3, s, s)`` distilled from some classes, as if no other were.
+
+    Teachers are trained once for all sets of a comparison.
+    """
+    source, executor = _only(training.source, labels), Serial()
+    around = RunFolder(home.path / "continual" / source.fingerprint[:12])
+    # The images are all that is wanted: labels of one epoch of views are enough.
+    config = resolve(replace(config, label_epochs=1), source.image_size)
+    prepared = prepare(
+        replace(config, seed=training.config.seed), source, around, training.device, executor
+    )
+    job = Job(around.path / name, config)
+    keep_config(job.folder, job.config, source)
+    distill_jobs(prepared, [job], executor)
+    executor.check()
+    return read_images(job.path, job.folder.manifest()["folders"], config.ipc)
+
+
+def _only(source: Source, labels: Sequence[int]) -> Source:
+    """Return the images of some classes, relabelled in their order."""
+
+    def part(images: ImageSet) -> DecodedImages:
+        chosen = torch.isin(images.labels, torch.tensor(labels)).nonzero().flatten()
+        position = {label: place for place, label in enumerate(labels)}
+        renamed = torch.tensor([position[int(label)] for label in images.labels[chosen]])
+        names = tuple(images.classes[label] for label in labels)
+        return DecodedImages(images.pixels(chosen).cpu(), renamed, names)
+
+    train, test = part(source.train), part(source.test)
+    digest = fingerprint([source.fingerprint, list(labels)])
+    return replace(source, train=train, test=test, fingerprint=digest)

@@ -288,7 +288,8 @@ def test_pixelate_and_jpeg_are_pillows():
 
 
 @pytest.mark.parametrize(
-    "name", ["brightness", "contrast", "defocus_blur", "jpeg_compression", "pixelate"]
+    "name",
+    ["brightness", "contrast", "defocus_blur", "jpeg_compression", "pixelate", "zoom_blur"],
 )
 def test_against_imagecorruptions(name):
     """Breaks when a deterministic corruption differs from the package many papers used."""

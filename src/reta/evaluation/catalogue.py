@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from reta.evaluation.architectures import Architectures
+from reta.evaluation.continual import Continual
 from reta.evaluation.diversity import Diversity
 from reta.evaluation.efficiency import Efficiency
 from reta.evaluation.robustness import Corruptions
@@ -10,6 +11,7 @@ from reta.evaluation.subject import Evaluation
 
 EVALUATIONS: dict[str, Evaluation] = {
     "architectures": Architectures(),
+    "continual": Continual(),
     "corruptions": Corruptions(),
     "diversity": Diversity(),
     "efficiency": Efficiency(),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol
@@ -11,7 +11,9 @@ import torch
 
 from reta.data.distilled import DistilledSet
 from reta.data.sources import Source
+from reta.errors import UsageError, unknown
 from reta.evaluation.result import Result
+from reta.methods import METHODS
 from reta.models import Classifier
 from reta.storage import RunFolder, fingerprint
 from reta.synthesis.pool import Pool
@@ -59,6 +61,8 @@ class Subject:
         stretch: of the students' protocol.
         train: students of an architecture, so many; trained on the set unless they are there.
         prepare: the frozen committee and the pool of real images.
+        distil: distil some classes apart from all others, teachers included, with the run's own
+            method (None) or another and its seed: ``(classes, ipc, 3, s, s)`` uint8.
     """
 
     run: RunFolder
@@ -73,6 +77,7 @@ class Subject:
     stretch: float
     train: Callable[[str, int], list[Trained]]
     prepare: Callable[[], tuple[list[Classifier], Pool]]
+    distil: Callable[[Sequence[int], str | None, int], torch.Tensor]
 
     @cached_property
     def students(self) -> list[Trained]:
@@ -108,6 +113,21 @@ class Subject:
         """The distilled images by class, ``(classes, ipc, 3, s, s)`` uint8."""
         shape = (len(self.classes), self.ipc, *self.data.images.shape[1:])
         return self.data.images.view(shape)
+
+    def choose(self, method: str, seed: int) -> torch.Tensor:
+        """Return the real images a method starts from, ``(classes, ipc, 3, s, s)`` uint8.
+
+        Raises:
+            UsageError: if the method optimises its images; compare with a run of it instead.
+        """
+        if method not in METHODS:
+            raise unknown("method", method, METHODS)
+        recipe = METHODS[method]
+        if recipe.schedule is not None:
+            raise UsageError(f"{method} optimises its images: distil a run and evaluate that")
+        labels = range(len(self.classes))
+        start = recipe.start(self.pool, self.committee[0], labels, self.ipc, seed)
+        return (start.images.transpose(0, 1) * 255).round().to(torch.uint8).contiguous().cpu()
 
     @cached_property
     def digest(self) -> str:
