@@ -147,6 +147,8 @@ def mortal(shared: Any, doomed: Doomed) -> None:
     if lives >= doomed.deaths:
         return doomed.work(shared, doomed.unit)
     (doomed.graves / f"{name}.{lives}").write_text(str(os.getpid()))
+    if doomed.deaths > RETRIES:
+        os.kill(os.getpid(), signal.SIGKILL)
     delay = random.Random(f"{name}{lives}").uniform(0, 1)
     killer = threading.Timer(delay, os.kill, (os.getpid(), signal.SIGKILL))
     killer.start()

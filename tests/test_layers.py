@@ -28,6 +28,7 @@ LAYERS = [
     ["cluster", "config", "executor", "runtime", "storage", "tensors"],
     ["progress"],
     ["interruption"],
+    ["mirror"],
     ["errors", "__init__"],
 ]
 LEVEL = {name: depth for depth, names in enumerate(LAYERS) for name in names}

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from reta.config import Config, from_mapping
+from reta.mirror import local, mirror_of
 from reta.storage import MANIFEST, RunFolder
 
 
@@ -102,11 +103,19 @@ def report(folder: str | Path) -> Path:
     """Write ``report.html`` of a run or comparison folder and return its path."""
     from reta.reporting import write_report
 
-    return write_report(Path(folder))
+    run = RunFolder(folder)
+    run.bring()
+    path = write_report(run.path)
+    run.send([path.name])
+    return path
 
 
 def verify(folder: str | Path) -> list[str]:
     """Return every way the runs in a folder differ from what was written; empty means intact."""
+    mirror = mirror_of(local(folder))
+    if mirror:  # what is there counts, not what was copied from it
+        with mirror.copied() as path:
+            return [problem.replace(str(path), mirror.url) for problem in verify(path)]
     runs = sorted({path.parent for path in Path(folder).rglob(MANIFEST)}) or [Path(folder)]
     return [
         problem if problem.startswith(str(run)) else f"{run}/{problem}"

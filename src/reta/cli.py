@@ -21,12 +21,13 @@ from tyro.conf import OmitArgPrefixes, Positional, UseAppendAction, arg
 
 from reta import __version__, progress
 from reta.api import default_folder
+from reta.api import report as make_report
 from reta.api import verify as find_problems
 from reta.cli_sharing import export, gallery, push
 from reta.config import Config, preset
 from reta.errors import DataError, Interrupted, RetaError, UsageError
 from reta.interruption import stopping_on_signals
-from reta.terminal import Folder, bytes_, out, say
+from reta.terminal import Folder, Out, bytes_, out, say
 
 Evaluations = Annotated[tuple[str, ...], arg(metavar="EVALUATION")]
 Cluster = Annotated[str | None, arg(metavar="ADDRESS")]
@@ -57,7 +58,7 @@ def _value(text: str) -> Any:
 
 def distill(
     config: OmitArgPrefixes[Config],
-    out_folder: Annotated[Path | None, arg(name="out", metavar="DIR")] = None,
+    out_folder: Out = None,
     device: str = "auto",
     cluster: Cluster = None,
     set_: Set = (),
@@ -72,7 +73,7 @@ def distill(
 
     Args:
         config: settings.
-        out_folder: run folder; runs/DATA-METHOD-ipcN by default.
+        out_folder: run folder, or a URL such as s3://bucket/run; runs/DATA-METHOD-ipcN by default.
         device: auto, cpu, cuda, cuda:1 …
         cluster: do the units of work on Ray: auto (the cluster of this machine, or a new one on
             it) or an address. Needs `pip install 'reta[ray]'`.
@@ -81,11 +82,10 @@ def distill(
     """
     from reta.cluster import executor_of
     from reta.pipeline import distill as run_distill
-    from reta.reporting import write_report
 
     config = replace(_located(config), options=_options(set_))
     folder = run_distill(config, out_folder or default_folder(config), device, executor_of(cluster))
-    report = write_report(folder)
+    report = make_report(folder)
     say(f"distilled set  {folder}\nreport         {report}")
     say(f"next           reta train {shlex.quote(str(folder))}")
 
@@ -116,12 +116,11 @@ def train(
             it) or an address. Needs `pip install 'reta[ray]'`.
     """
     from reta.cluster import executor_of
-    from reta.reporting import write_report
     from reta.students import train as run_train
 
     metrics = run_train(folder, student, students, device, data=data, executor=executor_of(cluster))
     _print_metrics(metrics)
-    say(f"report         {write_report(folder)}")
+    say(f"report         {make_report(folder)}")
 
 
 def evaluate(
@@ -156,7 +155,6 @@ def evaluate(
     """
     from reta.cluster import executor_of
     from reta.evaluating import evaluate as run_evaluate
-    from reta.reporting import write_report
 
     results = run_evaluate(
         folder,
@@ -173,7 +171,7 @@ def evaluate(
             _print_metrics(result)
         else:
             _print_result(name, result)
-    say(f"report         {write_report(folder)}")
+    say(f"report         {make_report(folder)}")
 
 
 def _print_result(name: str, result: dict[str, Any]) -> None:
@@ -229,7 +227,7 @@ def compare(
     config: OmitArgPrefixes[Config],
     methods: tuple[str, ...] = ("random", "fadrm+", "reta"),
     seeds: int = 1,
-    out_folder: Annotated[Path | None, arg(name="out", metavar="DIR")] = None,
+    out_folder: Out = None,
     device: str = "auto",
     cluster: Cluster = None,
     set_: Set = (),
@@ -278,7 +276,6 @@ def _compare(
 ) -> None:
     from reta.cluster import executor_of
     from reta.comparison import compare as run_compare
-    from reta.reporting import write_report
 
     command = shlex.join(["reta", *sys.argv[1:]])
     result = run_compare(
@@ -307,8 +304,8 @@ def _compare(
     count = result["rows"][0]["n"]
     say(f"mean ± std over {count} student{'s' if count > 1 else ''} per method; κ 0: nothing lost")
     for name in (name for names in result["runs"].values() for name in names):
-        write_report(folder / name)
-    say(f"report  {write_report(folder)}")
+        make_report(folder / name)
+    say(f"report  {make_report(folder)}")
 
 
 def report(folder: Positional[Folder]) -> None:
@@ -317,9 +314,7 @@ def report(folder: Positional[Folder]) -> None:
     Args:
         folder: run or comparison folder.
     """
-    from reta.reporting import write_report
-
-    say(write_report(folder))
+    say(make_report(folder))
 
 
 def verify(folder: Positional[Folder]) -> None:

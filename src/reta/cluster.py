@@ -1,9 +1,9 @@
 """The same units of work on a Ray cluster: ``--cluster auto``, or the address of one.
 
 A unit is a Ray task. What its stage shares is put into the object store once and fetched once by
-every worker process; results go to the run folder, which all machines must see at the same path.
-A worker that dies costs the unit it was at: Ray starts it again elsewhere, at most three times,
-and then it is given up and the others go on.
+every worker process; results go to the run folder, which all machines see at one path, or to a
+URL. A worker that dies costs the unit it was at: Ray starts it again elsewhere, at most three
+times, and then it is given up and the others go on.
 """
 
 from __future__ import annotations
@@ -11,15 +11,17 @@ from __future__ import annotations
 import logging
 import os
 import platform
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 
-from reta import __version__
+from reta import __version__, interruption
 from reta.errors import DivergedError, RetaError, UnfinishedError, UsageError
 from reta.executor import Executor
+from reta.mirror import attach, homes
 from reta.progress import log, track
 from reta.runtime import Device, choose_device
 
@@ -77,10 +79,11 @@ class OnRay(Executor):
         )
         # In a list, so that Ray hands on the reference, and the value is read once per worker.
         reference = [self._ray.put(shared)]
+        terms = replace(self._terms, homes=homes())
         failed = []
         waiting: dict[Any, U] = {}
         try:
-            started = ((task.remote(self._terms, work, reference, unit), unit) for unit in units)
+            started = ((task.remote(terms, work, reference, unit), unit) for unit in units)
             for unit, error in track(self._finished(started, waiting), stage, len(units)):
                 if error is not None:
                     log.warning("%s %s is given up: %s", stage, unit, error)
@@ -102,6 +105,7 @@ class OnRay(Executor):
                 return
             # One may take hours, but signals and lost workers want to be noticed before.
             self._ray.wait(list(waiting), num_returns=1, timeout=1.0)
+            interruption.check()
             ended, _ = self._ray.wait(list(waiting), num_returns=len(waiting), timeout=0)
             for reference in ended:
                 yield waiting.pop(reference), self._error_of(reference)
@@ -128,10 +132,12 @@ class Terms:
     Attributes:
         versions: of Python, torch and reta.
         threads: of torch in each worker.
+        homes: local folders that are copies of URLs.
     """
 
     versions: tuple[str, str, str]
     threads: int
+    homes: Mapping[Path, str] = field(default_factory=dict)
 
     @classmethod
     def here(cls) -> Terms:
@@ -153,6 +159,7 @@ class Terms:
                 f"{named.format(*self.versions)}; install the same everywhere"
             )
         torch.set_num_threads(self.threads)
+        attach(self.homes)
 
 
 _held: list[tuple[Any, Any]] = []  # what the units of the current stage share, in a worker

@@ -188,6 +188,8 @@ def evaluate_runs(paths: Sequence[Path], session: Session, executor: Executor) -
 
 def measure_unit(session: Session, measurement: Measurement) -> None:
     """Measure and write the result; slow parts are units, so a repetition costs little."""
+    for folder in {measurement.path, session.home}:
+        RunFolder(folder).bring()
     run, name = RunFolder(measurement.path), measurement.name
     evaluation = session.evaluations[name]
     result = {

@@ -114,6 +114,7 @@ def keep_config(run: RunFolder, config: Config, source: Source) -> None:
                 f"{run.path} was begun with other images than {config.data} holds now; "
                 "choose another --out"
             )
+        run.bring(record["files"])
         old, new = describe(from_yaml(run.path / "config.yaml")), describe(config)
         changed = [key for key in new if new[key] != old[key] and key not in _FREE]
         if changed:
@@ -140,7 +141,8 @@ def distill_jobs(prepared: Prepared, jobs: Sequence[Job], executor: Executor) ->
         whole = [job for job in whole if job.path not in broken]
     for job in whole:
         seal(job, prepared)
-        write_card(job.path)
+        job.folder.bring()
+        job.folder.send([write_card(job.path).name])
     return whole
 
 

@@ -199,6 +199,7 @@ def train_unit(lesson: Lesson, name: str) -> None:
 def read_teacher(lesson: Lesson, name: str) -> tuple[Classifier, dict[str, Any]]:
     """Return one frozen teacher and the record of its unit."""
     run = RunFolder(lesson.path)
+    record = run.finished(_unit(name))
     tensors, facts = read_tensors(run.path / _weights(name))
     if tuple(facts["classes"]) != lesson.source.classes:
         raise DataError(
@@ -206,7 +207,7 @@ def read_teacher(lesson: Lesson, name: str) -> tuple[Classifier, dict[str, Any]]
         )
     model = lesson.model(name)
     model.load_state_dict(tensors)
-    return freeze(model), run.finished(_unit(name))
+    return freeze(model), record
 
 
 def pool_unit(lesson: Lesson, name: str) -> None:

@@ -14,7 +14,7 @@ import os
 import socket
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -24,6 +24,7 @@ from filelock import FileLock, Timeout
 
 from reta import __version__
 from reta.errors import DataError, RetaError, StorageError, UsageError
+from reta.mirror import local, mirror_of
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -164,15 +165,34 @@ class Unit:
         self.facts = json.loads(json_bytes(dict(facts or {})))  # as a later run will read them
         record = {"inputs": self.inputs, "facts": self.facts, "files": self.files}
         atomic_write(self.folder.record_path(self.name), json_bytes(record))
+        self.folder.send([*self.files, f"units/{self.name}.json"])
         self.done = True
         self.forget()
 
 
 class RunFolder:
-    """A folder of plain files with a record per unit of work and one manifest over all."""
+    """A folder of plain files with a record per unit of work and one manifest over all.
+
+    Args:
+        path: the folder, or a URL that it is a copy of, see `reta.mirror`.
+    """
 
     def __init__(self, path: Path | str) -> None:
-        self.path = Path(path)
+        self.path = local(path)
+        self._mirror = mirror_of(self.path)
+
+    def send(self, names: Iterable[str]) -> None:
+        """Copy files home, if that is a URL."""
+        if self._mirror:
+            self._mirror.send(names)
+
+    def bring(self, files: Mapping[str, str] | None = None) -> None:
+        """Bring files, given with their hashes, from home if that is a URL; by default all."""
+        if self._mirror and files is None:
+            self._mirror.bring_all()
+        elif self._mirror and files:
+            known = {name: digest for name, digest in files.items() if _stays_inside(name)}
+            self._mirror.bring(name for name in known if not self._intact({name: known[name]}))
 
     def _begun(self) -> bool:
         return any((self.path / name).exists() for name in ("units", MANIFEST, ".lock"))
@@ -194,12 +214,16 @@ class RunFolder:
         """
         unit = Unit(name, self, fingerprint({"reta": __version__, "inputs": inputs}))
         record = self.record(name)
+        if record and record["inputs"] == unit.inputs:
+            self.bring(record["files"])
         if record and record["inputs"] == unit.inputs and self._intact(record["files"]):
             unit.done, unit.facts, unit.files = True, record["facts"], record["files"]
         return unit
 
     def record(self, name: str) -> dict[str, Any] | None:
         """Return the record of a finished unit, or None; a damaged record counts as none."""
+        if self._mirror:
+            self._mirror.bring([f"units/{name}.json"])
         try:
             record = read_json(self.record_path(name))
         except DataError:
@@ -207,7 +231,7 @@ class RunFolder:
         return record if isinstance(record, dict) and set(record) == _RECORD else None
 
     def finished(self, name: str) -> dict[str, Any]:
-        """Return the record of a unit that must be there.
+        """Return the record of a unit that must be there, with its files.
 
         Raises:
             DataError: if it is not.
@@ -217,11 +241,16 @@ class RunFolder:
             raise DataError(
                 f"{self.record_path(name)}: missing or damaged; repair: the same command again"
             )
+        self.bring(record["files"])
         return record
 
     def records(self) -> dict[str, dict[str, Any]]:
         """Return the records of all finished units by name."""
-        names = sorted(path.stem for path in (self.path / "units").glob("*.json"))
+        if self._mirror:
+            paths = [Path(name) for name in self._mirror.names("units")]
+        else:
+            paths = list((self.path / "units").glob("*.json"))
+        names = sorted(path.stem for path in paths if path.suffix == ".json")
         found = {name: self.record(name) for name in names}
         return {name: record for name, record in found.items() if record is not None}
 
@@ -245,6 +274,7 @@ class RunFolder:
         manifest = {"format": FORMAT, **facts, "files": files}
         manifest["seal"] = fingerprint(manifest)
         atomic_write(self.path / MANIFEST, json_bytes(manifest))
+        self.send([MANIFEST])
 
     def manifest(self) -> dict[str, Any]:
         """Return the manifest of a finished run.
@@ -253,6 +283,8 @@ class RunFolder:
             DataError: if the folder is no finished run, or of a newer reta.
         """
         path = self.path / MANIFEST
+        if self._mirror:
+            self._mirror.bring([MANIFEST])
         if not self.path.is_dir():
             raise DataError(f"{self.path}: no such folder")
         if not self._begun():

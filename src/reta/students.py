@@ -103,6 +103,7 @@ def open_run(folder: Path | str, source: Source | None = None, data: str | None 
     """
     run = RunFolder(folder)
     manifest = run_manifest(run)
+    run.bring({"config.yaml": manifest["files"]["config.yaml"]})
     config = from_yaml(run.path / "config.yaml")
     if data is not None:
         config = replace(config, data=data)
@@ -153,13 +154,14 @@ def train_runs(
 def _keep_metrics(
     run: RunFolder, students: Sequence[Student], training: Training
 ) -> dict[str, Any]:
+    run.bring()
     metrics = collect(run, students, training)
     unit = run.unit("metrics", metrics)
     if not unit.done:
         unit.write("metrics.json", json_bytes(metrics))
         unit.finish()
     reseal(run)
-    write_card(run.path)
+    run.send([write_card(run.path).name])
     return metrics
 
 

@@ -7,10 +7,22 @@ from typing import Annotated
 
 from rich.console import Console
 from tyro.conf import arg
+from tyro.constructors import PrimitiveConstructorSpec
+
+from reta.mirror import local
 
 out = Console(markup=False, highlight=False)
 
-Folder = Annotated[Path, arg(metavar="RUN")]
+# A path or a URL; what works on it sees a path, see `reta.mirror`.
+_WHERE = PrimitiveConstructorSpec[Path](
+    nargs=1,
+    metavar="DIR",
+    instance_from_str=lambda words: local(words[0]),
+    is_instance=lambda value: isinstance(value, Path),
+    str_from_instance=lambda path: [str(path)],
+)
+Folder = Annotated[Path, _WHERE, arg(metavar="RUN")]
+Out = Annotated[Annotated[Path, _WHERE] | None, arg(name="out", metavar="DIR")]
 
 
 def say(text: object) -> None:

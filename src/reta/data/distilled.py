@@ -187,6 +187,9 @@ def load(folder: str | Path, temperature: float | None = 1.0) -> DistilledSet:
     manifest = run_manifest(run)
     classes = tuple(manifest["classes"])
 
+    own = ("images/", "labels/")
+    run.bring({name: digest for name, digest in manifest["files"].items() if name.startswith(own)})
+
     def intact(name: str) -> Path:
         path = run.path / name
         if name not in manifest["files"] or not path.is_file():
