@@ -20,9 +20,11 @@ LAYERS = [
     ["sharing"],
     ["students", "pipeline", "reporting"],
     ["preparation"],
-    ["methods", "evaluation"],
+    ["squeeze"],
+    ["methods", "evaluation", "gate"],
     ["synthesis", "training"],
     ["topology", "committee", "data"],
+    ["teachers"],
     ["models"],
     ["checkpoint"],
     ["cluster", "config", "executor", "runtime", "storage", "tensors"],
@@ -95,8 +97,11 @@ def test_no_pickle_in_the_source():
     """Breaks when a loader could run code hidden in a file."""
     for path in SOURCE.rglob("*.py"):
         text = path.read_text(encoding="utf-8")
-        for word in ("import pickle", "torch.load(", "weights_only=False", "allow_pickle=True"):
+        for word in ("import pickle", "weights_only=False", "allow_pickle=True"):
             assert word not in text, f"{path.name}: {word}"
+        # Weights of others are read as tensors alone; see tests/test_teachers.py.
+        loads, safe = text.count("torch.load("), text.count('map_location="cpu", weights_only=True')
+        assert loads == (safe if path.name == "teachers.py" else 0), path.name
 
 
 def test_no_function_below_the_pipeline_takes_a_config():

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from reta.api import compare, distill, evaluate, report, train, verify
+    from reta.api import adopt, compare, distill, evaluate, report, train, verify
     from reta.config import Config
     from reta.data.distilled import DistilledSet, load
     from reta.methods import METHODS
@@ -29,6 +29,7 @@ __all__ = [
     "Config",
     "DistilledSet",
     "Recipe",
+    "adopt",
     "compare",
     "distill",
     "evaluate",

@@ -99,6 +99,13 @@ def evaluate(
     return run(folder, evaluations, executor=executor_of(cluster), **options)
 
 
+def adopt(weights: str | Path, out: str | Path, **answers: Any) -> None:
+    """Turn a state dict into a teacher for ``teachers=[out]``; see `reta.teachers.adopt`."""
+    from reta.teachers import adopt as run
+
+    run(weights, out, **answers)
+
+
 def report(folder: str | Path) -> Path:
     """Write ``report.html`` of a run or comparison folder and return its path."""
     from reta.reporting import write_report
@@ -128,6 +135,10 @@ def settings_of(data: str | Path, settings: dict[str, Any]) -> Config:
     """Return a configuration from plain values; a folder's path is made absolute."""
     path = Path(data).expanduser()
     located = str(path.resolve()) if path.exists() else str(data)
+    if settings.get("teachers"):
+        from reta.teachers import located as located_teachers
+
+        settings = settings | {"teachers": located_teachers(settings["teachers"])}
     return from_mapping({"data": located, **settings}, "settings")
 
 

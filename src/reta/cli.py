@@ -93,6 +93,10 @@ def distill(
 def _located(config: Config) -> Config:
     """Return the settings with a data folder's full path, so that they hold anywhere."""
     path = Path(config.data).expanduser()
+    if config.teachers:
+        from reta.teachers import located
+
+        config = replace(config, teachers=located(config.teachers))
     return replace(config, data=str(path.resolve())) if path.exists() else config
 
 
@@ -308,6 +312,53 @@ def _compare(
     say(f"report  {make_report(folder)}")
 
 
+def adopt(
+    weights: Annotated[Path, Positional, arg(metavar="WEIGHTS")],
+    architecture: str,
+    classes: Annotated[Path, arg(metavar="FILE")],
+    image_size: int,
+    normalization: str,
+    out_file: Annotated[Path, arg(name="out", metavar="FILE.safetensors")],
+    allow_pickle_weights: bool = False,
+) -> None:
+    """Turn weights trained elsewhere into a teacher: `reta distill DATA --teachers FILE`.
+
+    Weights alone do not say what they were trained on; here it is said once, and travels with
+    them. Before such a teacher is used it is measured on the data, and refused if it does not
+    recognise it.
+
+    Example: reta adopt net.pth --architecture resnet18 --classes names.txt --image-size 32
+    --normalization cifar10 --out net.safetensors --allow-pickle-weights
+
+    Args:
+        weights: a state dict: .safetensors, or .pth with --allow-pickle-weights.
+        architecture: such as resnet18; up to 64 px with the stem for small images.
+        classes: a text file with the name of each class on a line, in the order of the logits.
+        image_size: side of the images it was trained on, in pixels.
+        normalization: imagenet, cifar10, cifar100, half (0.5), none (0 to 1), bytes (0 to 255),
+            or mean and deviation as R,G,B/R,G,B.
+        out_file: where to write the teacher.
+        allow_pickle_weights: read a file of torch, which is a pickle; tensors only even then.
+    """
+    from reta.teachers import adopt as run_adopt
+
+    try:
+        names = classes.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"--classes {classes}: cannot be read ({error})") from error
+    task = run_adopt(
+        weights,
+        out_file,
+        architecture=architecture,
+        classes=[name.strip() for name in names if name.strip()],
+        image_size=image_size,
+        normalization=normalization,
+        allow_pickle=allow_pickle_weights,
+    )
+    say(f"teacher        {out_file}: {architecture}, {len(task.classes)} classes, {image_size} px")
+    say(f"next           reta distill DATA --teachers {shlex.quote(str(out_file))}")
+
+
 def report(folder: Positional[Folder]) -> None:
     """Rebuild report.html of a run or comparison folder; needs no GPU and no data.
 
@@ -380,6 +431,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "push": push,
     "verify": verify,
     "methods": methods,
+    "adopt": adopt,
     "demo": demo,
 }
 

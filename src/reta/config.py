@@ -43,7 +43,11 @@ class Config:
         stream: leave the images in their files and decode them when needed; by default where
             they would take more than 8 GB of memory.
         workers: processes that decode streamed images; changes speed only.
-        teachers: architectures of the committee; the first gives the features.
+        teachers: the committee: architectures to train, resnet18@imagenet for torchvision's
+            weights, or files (see `reta adopt`); the first gives the features.
+        teacher_floor: accuracy from which a teacher trained elsewhere is let in; by default five
+            times chance (at most halfway to 1) and no better under another normalisation,
+            channel order or class order.
         teacher_epochs: passes over the real images.
         steps: optimisation steps on the pixels; by default the method's own at effort paper, a
             fifth of them at small, a fiftieth at smoke.
@@ -75,6 +79,7 @@ class Config:
     workers: Annotated[int | None, tyro.conf.arg(help_behavior_hint="(default: all cores)")] = None
     teachers: Annotated[tuple[str, ...] | None, _BY_EFFORT] = None
     teacher_epochs: Annotated[int | None, _BY_EFFORT] = None
+    teacher_floor: Annotated[float | None, _BY_DATA] = None
     steps: Annotated[int | None, _BY_EFFORT] = None
     label_epochs: Annotated[int | None, _BY_EFFORT] = None
     label_format: Literal["online", "float16", "int8", "int4", "topk"] = "int8"

@@ -255,7 +255,7 @@ def _trained(student: Student, training: Training) -> Trained:
     run = RunFolder(student.path)
     record = run.finished(student.unit)
     ((path, digest),) = record["files"].items()
-    model = read_model(run.path / path, training.source.image_size, training.device)
+    model = read_model(run.path / path, training.source, training.device)
     facts = record["facts"]
     return Trained(student.architecture, student.seed, model, facts["last"], facts["best"], digest)
 
@@ -274,8 +274,8 @@ def _teachers(run: RunFolder, home: RunFolder, training: Training) -> tuple[list
                 f"{path}: not the teacher {run.path} was distilled with; repair: the same "
                 "`reta distill` or `reta compare` command again"
             )
-        committee.append(read_model(path, training.source.image_size, training.device))
-    return committee, open_pool(training.source, committee[0], teachers, home)
+        committee.append(read_model(path, training.source, training.device))
+    return committee, open_pool(training.source, committee[0], next(iter(teachers.values())), home)
 
 
 def _distil_alone(

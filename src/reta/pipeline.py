@@ -25,9 +25,11 @@ from reta.data.sources import Source
 from reta.errors import UsageError
 from reta.evaluation.geometry import measure
 from reta.executor import Executor, Serial
-from reta.preparation import Prepared, is_weak, open_data, prepare, recipe_of
+from reta.models import model_bytes
+from reta.preparation import Prepared, open_data, prepare, recipe_of
 from reta.reporting import write_card
 from reta.runtime import Stopwatch, hardware, peak_memory
+from reta.squeeze import task_of
 from reta.storage import RunFolder, Unit, json_bytes
 from reta.synthesis.history import history_sheet
 from reta.synthesis.loop import Recovered, Settings, recover
@@ -288,10 +290,9 @@ def _write_teachers(prepared: Prepared, run: RunFolder) -> None:
     unit = run.unit("labels-teachers", {"teachers": prepared.teachers})
     if unit.done:
         return
-    classes = list(prepared.source.classes)
+    task = task_of(prepared.source)
     for index, teacher in enumerate(prepared.committee):
-        facts = {"architecture": teacher.name, "classes": classes}
-        unit.write(teacher_name(index), tensor_bytes(teacher.state_dict(), facts))
+        unit.write(teacher_name(index), model_bytes(teacher, task.under(teacher)))
     unit.finish()
 
 
@@ -329,16 +330,7 @@ def class_folders(classes: Sequence[str]) -> list[str]:
 def cautions(prepared: Prepared, config: Config) -> list[str]:
     """Return what a reader of the results should know, in sentences."""
     source, ipc = prepared.source, config.ipc
-    said = [
-        f"Teacher {name} recognises only {100 * value:.0f} % of unseen images."
-        for name, value in prepared.accuracy.items()
-        if is_weak(value, len(source.classes))
-    ]
-    said += [
-        f"Teacher {teacher.name} has no BatchNorm, so its alignment term is 0."
-        for teacher in prepared.committee
-        if not teacher.batch_norms()
-    ]
+    said = list(prepared.warnings)
     counts = source.train.labels.bincount(minlength=len(source.classes)).tolist()
     few = [name for name, count in zip(source.classes, counts, strict=True) if count <= ipc]
     if few:

@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
-from reta.checkpoint import Checkpoint, attempt
 from reta.config import SHARE_OF_STEPS, Config, resolve, with_options
 from reta.data.images import StreamedImages
 from reta.data.sources import Source, open_source
-from reta.errors import DataError, unknown
+from reta.errors import unknown
 from reta.executor import Executor
 from reta.methods import METHODS
-from reta.models import Classifier, build, check, file_stem, freeze
-from reta.progress import log, warn_once
+from reta.models import Classifier, check
+from reta.progress import warn_once
 from reta.runtime import Device, Stopwatch
+from reta.squeeze import Lesson, committee_of, read_teacher, task_of, teacher_unit, weights_file
 from reta.storage import RunFolder
 from reta.synthesis.pool import MappedFeatures, Pool, look
 from reta.synthesis.recipe import Recipe
+from reta.teachers import TeacherSpec
 from reta.tensors import read_tensors, tensor_bytes
-from reta.training import Progress, Protocol, train_teacher
 
 IMAGES_PER_SHARD = 32_768  # of the pool of a streamed set: what a killed run does again at most
 
@@ -40,6 +38,7 @@ class Prepared:
         teachers: SHA-256 of each teacher's file.
         accuracy: of each teacher on unseen real images.
         pool: real images as the first teacher sees them.
+        warnings: what a reader of the results should know of the teachers, in sentences.
     """
 
     config: Config
@@ -49,6 +48,7 @@ class Prepared:
     teachers: dict[str, str]
     accuracy: dict[str, float]
     pool: Pool
+    warnings: tuple[str, ...] = ()
 
     @property
     def committee(self) -> list[Classifier]:
@@ -86,141 +86,46 @@ def open_data(config: Config) -> Source:
     if config.flip is not None:
         source = replace(source, flip=config.flip)
     config = resolve(config, source.image_size)
-    for name in (*(config.teachers or ()), config.student):
-        check(name or "", source.image_size)
+    for spec in committee_of(config):
+        spec.check(source.image_size)
+    check(config.student or "", source.image_size)
     return source
 
 
 def prepare(
     config: Config, source: Source, run: RunFolder, place: Device, executor: Executor
 ) -> Prepared:
-    """Train the committee (squeeze) and build the pool, or read them back."""
+    """Train the committee (squeeze) or let it in, and build the pool, or read them back."""
     config = resolve(config, source.image_size)
     taught = Lesson(run.path, config, source, place)
-    names = config.teachers or ()
-    executor.run("teacher", train_unit, taught, names)
+    specs = committee_of(config)
+    executor.run("teacher", teacher_unit, taught, specs)
     executor.check()  # without its committee nothing can go on
     committee: list[Classifier] = []
-    hashes, accuracy = {}, {}
-    for name in names:
-        teacher, record = read_teacher(taught, name)
+    hashes, accuracy, warnings = {}, {}, []
+    for spec in specs:
+        teacher, record = read_teacher(taught, spec)
         if not teacher.batch_norms():
-            warn_once(f"teacher {name} has no BatchNorm: its alignment term is 0")
+            warn_once(f"teacher {spec.name} has no BatchNorm: its alignment term is 0")
+            warnings.append(f"Teacher {spec.name} has no BatchNorm, so its alignment term is 0.")
+        warnings += record["facts"]["warnings"]
         committee.append(teacher)
-        hashes[name] = record["files"][_weights(name)]
-        accuracy[name] = record["facts"]["test_accuracy"]
-    executor.run("pool", pool_unit, taught, names[:1])
+        hashes[spec.name] = record["files"][weights_file(spec)]
+        accuracy[spec.name] = record["facts"]["test_accuracy"]
+    executor.run("pool", pool_unit, taught, specs[:1])
     executor.check()
-    pool = open_pool(source, committee[0], hashes, run)
-    return Prepared(config, source, place, committee, hashes, accuracy, pool)
+    pool = open_pool(source, committee[0], next(iter(hashes.values())), run)
+    return Prepared(config, source, place, committee, hashes, accuracy, pool, tuple(warnings))
 
 
-@dataclass(frozen=True)
-class Lesson:
-    """What the units that train a teacher share."""
-
-    path: Path
-    config: Config
-    source: Source
-    device: Device
-
-    def model(self, name: str) -> Classifier:
-        """Return an untrained teacher on the CPU."""
-        average, spread = self.source.mean_std
-        classes, size = len(self.source.classes), self.source.image_size
-        seed = self.config.seed
-        return build(name, classes, size, mean=average, std=spread, seed=seed)
-
-
-def _unit(name: str) -> str:
-    return f"teacher-{file_stem(name)}"
-
-
-def _weights(name: str) -> str:
-    return f"teachers/{file_stem(name)}.safetensors"
-
-
-def is_weak(accuracy: float, classes: int) -> bool:
-    """Return whether a teacher is hardly better than guessing; its labels would be poor."""
-    chance = 1 / classes
-    return classes > 1 and accuracy < chance + 0.1 * (1 - chance)
-
-
-def train_unit(lesson: Lesson, name: str) -> None:
-    """Train one teacher as a unit of work."""
-    source, seed = lesson.source, lesson.config.seed
-    protocol = Protocol(lesson.config.teacher_epochs or 1)
-    inputs = {
-        "architecture": name,
-        "data": source.fingerprint,
-        "image_size": source.image_size,
-        "flip": source.flip,
-        "seed": seed,
-        "protocol": asdict(protocol),
-    }
-    unit = RunFolder(lesson.path).unit(_unit(name), inputs)
-    if unit.done:
-        return
-    watch = Stopwatch()
-
-    def work(checkpoint: Checkpoint) -> tuple[Classifier, Progress]:
-        model = lesson.model(name).to(lesson.device.torch)
-        progress = train_teacher(
-            model,
-            source.train,
-            source.test,
-            protocol,
-            flip=source.flip,
-            seed=seed,
-            checkpoint=checkpoint,
-        )
-        return model, progress
-
-    (model, progress), failures = attempt(unit, work)
-    if is_weak(progress.last, len(source.classes)):
-        log.warning(
-            "teacher %s recognises %.1f %% of unseen images, chance is %.1f %%: "
-            "its labels will be poor; train longer (--teacher-epochs) or check the class folders",
-            name,
-            100 * progress.last,
-            100 / len(source.classes),
-        )
-    facts = {
-        "architecture": name,
-        "classes": list(source.classes),
-        "test_accuracy": progress.last,
-        "epochs": protocol.epochs,
-        "parameters": sum(p.numel() for p in model.parameters()),
-    }
-    unit.write(_weights(name), tensor_bytes(model.state_dict(), facts))
-    unit.finish(facts | {"curve": progress.curve, "seconds": watch.seconds, "restarts": failures})
-
-
-def read_teacher(lesson: Lesson, name: str) -> tuple[Classifier, dict[str, Any]]:
-    """Return one frozen teacher and the record of its unit."""
-    run = RunFolder(lesson.path)
-    record = run.finished(_unit(name))
-    tensors, facts = read_tensors(run.path / _weights(name))
-    if tuple(facts["classes"]) != lesson.source.classes:
-        raise DataError(
-            f"{_weights(name)}: taught {facts['classes']}, the data has {lesson.source.classes}"
-        )
-    model = lesson.model(name)
-    model.load_state_dict(tensors)
-    return freeze(model), record
-
-
-def pool_unit(lesson: Lesson, name: str) -> None:
+def pool_unit(lesson: Lesson, spec: TeacherSpec) -> None:
     """Look at all real images through one teacher as a unit of work."""
-    teacher, record = read_teacher(lesson, name)
-    hashes = {name: record["files"][_weights(name)]}
-    teacher = teacher.to(lesson.device.torch)
-    open_pool(lesson.source, teacher, hashes, RunFolder(lesson.path))
+    teacher, record = read_teacher(lesson, spec)
+    digest = record["files"][weights_file(spec)]
+    open_pool(lesson.source, teacher.to(lesson.device.torch), digest, RunFolder(lesson.path))
 
 
-def open_pool(
-    source: Source, teacher: Classifier, hashes: Mapping[str, str], run: RunFolder
-) -> Pool:
+def open_pool(source: Source, teacher: Classifier, digest: str, run: RunFolder) -> Pool:
     """Return the pool; the teacher's view of it is kept, the images come from the source.
 
     Of a streamed set every image is decoded once, in shards that are units of work, and its
@@ -231,8 +136,7 @@ def open_pool(
     step = IMAGES_PER_SHARD if streamed else max(1, len(images))
     spans = [range(i, min(i + step, len(images))) for i in range(0, len(images), step)]
     shards = [
-        _pool_shard(source, teacher, hashes[teacher.name], run, number, span)
-        for number, span in enumerate(spans)
+        _pool_shard(source, teacher, digest, run, number, span) for number, span in enumerate(spans)
     ]
     features = [tensors["features"] for tensors, _ in shards]
     return Pool(
@@ -259,9 +163,5 @@ def _pool_shard(
         unit.write(path, tensor_bytes(tensors, facts))
         unit.finish({"images": len(span), "grey": grey, "seconds": watch.seconds})
     tensors, facts = read_tensors(run.path / path)
-    if tuple(facts["classes"]) != source.classes:
-        raise DataError(
-            f"{path}: of the classes {facts['classes']}, the data has {source.classes}; "
-            "choose another --out"
-        )
+    task_of(source).check(path, facts)
     return tensors, unit.facts["grey"]

@@ -10,18 +10,19 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+from reta import models
 from reta.checkpoint import Checkpoint, attempt
 from reta.config import Config, from_yaml, resolve
 from reta.data.distilled import load, run_manifest
 from reta.data.sources import Source
 from reta.errors import DataError, UsageError
 from reta.executor import Executor, Serial
-from reta.models import Classifier, build, check, file_stem, freeze
+from reta.models import Classifier
 from reta.preparation import open_data
 from reta.reporting import write_card
 from reta.runtime import Device, Stopwatch
+from reta.squeeze import build_for, task_of
 from reta.storage import RunFolder, json_bytes, read_json
-from reta.tensors import read_tensors, tensor_bytes
 from reta.training import Progress, Protocol, train_student
 
 _SET = ("images", "labels")
@@ -62,7 +63,7 @@ def train(
         student or config.student or "",
         students if students is not None else config.students or 1,
     )
-    check(name, source.image_size)
+    models.check(name, source.image_size)
     if count < 1:
         raise UsageError(f"students is {count}; it must be at least 1")
     executor = executor or Serial()
@@ -124,12 +125,13 @@ def reseal(run: RunFolder) -> None:
     run.seal({key: value for key, value in manifest.items() if key not in ("files", "seal")})
 
 
-def read_model(path: Path, image_size: int, place: Device) -> Classifier:
-    """Return the teacher or student in a file of a run folder, frozen."""
-    tensors, facts = read_tensors(path)
-    model = build(facts["architecture"], len(facts["classes"]), image_size)
-    model.load_state_dict(tensors)  # its mean and standard deviation among them
-    return freeze(model.to(place.torch))
+def read_model(path: Path, source: Source, device: Device) -> Classifier:
+    """Return the teacher or student in a file of a run folder, frozen.
+
+    Raises:
+        DataError: if it was trained for other classes, images or normalisation than these.
+    """
+    return models.read(path, task_of(source))[0].to(device.torch)
 
 
 def train_runs(
@@ -188,7 +190,7 @@ class Student:
     @property
     def unit(self) -> str:
         """The name of its unit."""
-        return f"student-{file_stem(self.architecture)}-{self.seed}"
+        return f"student-{models.file_stem(self.architecture)}-{self.seed}"
 
 
 def train_unit(training: Training, student: Student) -> None:
@@ -208,26 +210,16 @@ def train_unit(training: Training, student: Student) -> None:
     if unit.done:
         return
     watch = Stopwatch()
-    average, spread = source.mean_std
-    classes, size = len(source.classes), source.image_size
+    task = task_of(source)
 
     def work(checkpoint: Checkpoint) -> tuple[Classifier, Progress]:
-        model = build(name, classes, size, mean=average, std=spread, seed=seed)
-        model.to(training.device.torch)
+        model = build_for(task, name, seed).to(training.device.torch)
         test = source.test
         return model, train_student(model, data, test, protocol, seed=seed, checkpoint=checkpoint)
 
     (model, progress), failures = attempt(unit, work)
-    facts = {
-        "architecture": name,
-        "classes": list(source.classes),
-        "mean": list(average),
-        "std": list(spread),
-        "image_size": source.image_size,
-    }
-    unit.write(
-        f"students/{file_stem(name)}-{seed}.safetensors", tensor_bytes(model.state_dict(), facts)
-    )
+    weights = models.model_bytes(model, task)
+    unit.write(f"students/{models.file_stem(name)}-{seed}.safetensors", weights)
     unit.finish(
         {
             "architecture": name,

@@ -1,17 +1,25 @@
 """Classifiers: an architecture by name, or any module of one's own, behind one interface."""
 
-from reta.models.architectures import build, check, dress, names, network, register
+from reta.models.architectures import SMALL, build, check, dress, names, network, register
 from reta.models.classifier import Classifier, file_stem, freeze, wrap
+from reta.models.task import Task, Triple, difference, model_bytes, read, save
 
 __all__ = [
+    "SMALL",
     "Classifier",
+    "Task",
+    "Triple",
     "build",
     "check",
+    "difference",
     "dress",
     "file_stem",
     "freeze",
+    "model_bytes",
     "names",
     "network",
+    "read",
     "register",
+    "save",
     "wrap",
 ]
