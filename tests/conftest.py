@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -14,6 +15,27 @@ from small_world import CLASSES, PER_CLASS, SIZE, make_images, make_teacher
 
 # On tiny tensors more threads only wait for each other: twenty times slower on a busy machine.
 torch.set_num_threads(1)
+
+
+_COUNTS: dict[str, list[str]] = {}
+
+
+@pytest.fixture(scope="session")
+def count() -> Callable[[str, int, str], None]:
+    """Return what notes how often a promise was put to the test; printed when all is done."""
+
+    def noted(what: str, times: int, outcome: str) -> None:
+        _COUNTS.setdefault(what, []).append(f"{times}: {outcome}")
+
+    return noted
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print the counts: they are the claim."""
+    if _COUNTS:
+        terminalreporter.section("promises put to the test")
+        for what, outcomes in _COUNTS.items():
+            terminalreporter.write_line(f"{what}: {'; '.join(outcomes)}")
 
 
 @pytest.fixture(scope="session")

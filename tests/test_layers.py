@@ -28,6 +28,8 @@ LAYERS = [
     ["models"],
     ["checkpoint"],
     ["cluster", "config", "executor", "runtime", "storage", "tensors"],
+    ["lease"],
+    ["files"],
     ["progress"],
     ["interruption"],
     ["mirror"],

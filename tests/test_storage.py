@@ -1,46 +1,14 @@
-"""Files that survive: atomic writes, units, the manifest, the lock."""
+"""Run folders: units, the manifest, verification."""
 
-import errno
 import json
-import os
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reta import storage
-from reta.errors import DataError, StorageError, UsageError
-from reta.storage import RunFolder, atomic_write, fingerprint
-
-
-@pytest.mark.parametrize("call", ["mkstemp", "fdopen", "fsync", "replace", "open"])
-def test_a_failing_call_leaves_the_old_file(tmp_path, monkeypatch, call):
-    """Breaks when any system call on the way can lose or tear the file that was there."""
-    path = tmp_path / "file"
-    atomic_write(path, b"old")
-
-    def fail(*_args, **_kwargs):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    owner = {"mkstemp": storage.tempfile, "replace": Path}.get(call, os)
-    monkeypatch.setattr(owner, call, fail)
-    with pytest.raises(StorageError, match=r"could not write 3 bytes: the disk is full"):
-        atomic_write(path, b"new")
-    monkeypatch.undo()
-    # Syncing the folder comes after the swap: the file may be new then, but it is whole.
-    assert path.read_bytes() in ((b"old", b"new") if call in ("open", "fsync") else (b"old",))
-    assert [p.name for p in tmp_path.iterdir()] == ["file"]
-
-
-def test_a_read_only_place_is_one_clear_message(tmp_path):
-    """Breaks when a folder that cannot be made ends in a traceback."""
-    (tmp_path / "file").write_text("in the way")
-    with pytest.raises(StorageError, match="could not write"):
-        atomic_write(tmp_path / "file" / "below", b"x")
+from reta.errors import DataError, UsageError
+from reta.storage import RunFolder, fingerprint
 
 
 def make_run(folder: Path) -> RunFolder:
@@ -154,35 +122,3 @@ def test_a_run_inside_a_run_is_its_own(tmp_path):
     assert inner.verify() != []
     with outer.locked():
         assert (inner.path / "data/.half.tmp").exists()
-
-
-HOLDER = """
-import sys, time
-from reta.storage import RunFolder
-with RunFolder(sys.argv[1]).locked():
-    print("held", flush=True)
-    time.sleep(60)
-"""
-
-
-def test_a_second_run_is_refused_at_once_and_a_dead_holder_is_not_in_the_way(tmp_path):
-    """Breaks when two processes write one folder, or a killed one locks it for ever."""
-    folder = tmp_path / "run"
-    process = subprocess.Popen(
-        [sys.executable, "-c", HOLDER, str(folder)], stdout=subprocess.PIPE, text=True
-    )
-    assert process.stdout is not None
-    assert process.stdout.readline() == "held\n"
-    started = time.monotonic()
-    with (
-        pytest.raises(UsageError, match=rf"in use by process {process.pid}"),
-        RunFolder(folder).locked(),
-    ):
-        pass
-    assert time.monotonic() - started < 5
-    (folder / ".left.tmp").write_bytes(b"half")
-    process.kill()
-    process.wait()
-    process.stdout.close()
-    with RunFolder(folder).locked():
-        assert not (folder / ".left.tmp").exists()

@@ -1,4 +1,4 @@
-"""Plain files that survive: atomic writes, units of work, the manifest, verification.
+"""Run folders of plain files: units of work, the manifest, verification.
 
 A run folder is the only state of a run. Work is done in units; a unit's files are written first,
 its record ``units/<name>.json`` (inputs, facts, SHA-256 of each file) last. So a unit is either
@@ -7,116 +7,45 @@ complete or invisible, and running the same command again continues where the la
 
 from __future__ import annotations
 
-import errno
-import hashlib
 import json
-import os
-import socket
-import tempfile
-import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from reta import __version__
-from reta.errors import DataError, RetaError, StorageError, UsageError
+from reta.errors import DataError, RetaError, UsageError
+from reta.files import (
+    atomic_write,
+    fingerprint,
+    json_bytes,
+    read_json,
+    require_space,
+    sha256,
+    sha256_file,
+    storage_error,
+    sync_files,
+)
+from reta.lease import HOLDER, LOCK, held
 from reta.mirror import local, mirror_of
+
+__all__ = [
+    "RunFolder",
+    "Unit",
+    "atomic_write",
+    "fingerprint",
+    "json_bytes",
+    "read_json",
+    "sha256",
+    "sha256_file",
+]
 
 FORMAT = 1
 MANIFEST = "manifest.json"
 
 # Rebuilt at will from the rest of the folder, so neither hashed nor missed.
-DERIVED = ("report.html", "gallery.png", "README.md", ".lock", ".holder")
-
-
-def atomic_write(path: Path, *parts: bytes) -> None:
-    """Write a file so that a crash leaves either the old content or the new, never a mixture.
-
-    Args:
-        path: the file; folders on the way are made.
-        parts: its content, one after the other.
-
-    Raises:
-        StorageError: if the disk is full, read-only or over quota; the old file is untouched.
-    """
-    temporary = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-        temporary = Path(name)
-        with os.fdopen(handle, "wb") as file:
-            file.writelines(parts)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.chmod(0o644)
-        temporary.replace(path)
-        _sync_folder(path.parent)
-    except OSError as error:
-        if temporary is not None:
-            with suppress(OSError):
-                temporary.unlink(missing_ok=True)
-        raise _storage_error(path, sum(map(len, parts)), error) from error
-
-
-def _sync_folder(folder: Path) -> None:
-    # The new name is durable only once its folder is.
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _storage_error(path: Path, size: int, error: OSError) -> StorageError:
-    reasons = {
-        errno.ENOSPC: "the disk is full",
-        errno.EDQUOT: "the disk quota is used up",
-        errno.EFBIG: "the file would exceed the size limit",
-        errno.EROFS: "the file system is read-only",
-        errno.EACCES: "permission denied",
-    }
-    reason = reasons.get(error.errno or 0, str(error))
-    fix = "free space or choose another --out" if error.errno in (28, 122) else "check the folder"
-    return StorageError(f"{path}: could not write {size} bytes: {reason}; {fix}")
-
-
-def sha256(data: bytes) -> str:
-    """Return the SHA-256 of bytes in hexadecimal."""
-    return hashlib.sha256(data).hexdigest()
-
-
-def sha256_file(path: Path) -> str:
-    """Return the SHA-256 of a file in hexadecimal, reading it in pieces."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def json_bytes(value: Any) -> bytes:
-    """Return JSON a person can read and two equal values agree on byte for byte."""
-    return (json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode()
-
-
-def fingerprint(value: Any) -> str:
-    """Return the SHA-256 of a JSON value."""
-    return sha256(json_bytes(value))
-
-
-def read_json(path: Path) -> Any:
-    """Return the JSON value in a file.
-
-    Raises:
-        DataError: if the file is missing or damaged.
-    """
-    try:
-        return json.loads(path.read_bytes())
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: not found; is this a run folder of reta?") from error
-    except (ValueError, OSError) as error:
-        raise DataError(f"{path}: damaged ({error}); repair: the same command again") from error
+DERIVED = ("report.html", "gallery.png", "README.md", LOCK, HOLDER)
 
 
 _RECORD = {"inputs", "facts", "files"}
@@ -139,9 +68,16 @@ class Unit:
     files: dict[str, str] = field(default_factory=dict)
 
     def write(self, name: str, data: bytes) -> None:
-        """Write a file of this unit, atomically, and remember its hash."""
-        atomic_write(self.folder.path / name, data)
+        """Write a file of this unit, atomically, and remember its hash.
+
+        It is certain to be on the disk once the unit is finished, not before.
+        """
+        atomic_write(self.folder.path / name, data, sync=False)
         self.files[name] = sha256(data)
+
+    def require_space(self, size: int) -> None:
+        """Raise StorageError if the disk lacks the bytes that the unit is about to write."""
+        require_space(self.folder.path, size)
 
     def keep(self, data: bytes) -> None:
         """Keep the state of the work under way in place of an earlier one, see `Checkpoint`."""
@@ -164,6 +100,7 @@ class Unit:
         """Write the unit's record; from here on the unit counts as done."""
         self.facts = json.loads(json_bytes(dict(facts or {})))  # as a later run will read them
         record = {"inputs": self.inputs, "facts": self.facts, "files": self.files}
+        sync_files([self.folder.path / name for name in self.files])
         atomic_write(self.folder.record_path(self.name), json_bytes(record))
         self.folder.send([*self.files, f"units/{self.name}.json"])
         self.done = True
@@ -195,7 +132,7 @@ class RunFolder:
             self._mirror.bring(name for name in known if not self._intact({name: known[name]}))
 
     def _begun(self) -> bool:
-        return any((self.path / name).exists() for name in ("units", MANIFEST, ".lock"))
+        return any((self.path / name).exists() for name in ("units", MANIFEST, LOCK, HOLDER))
 
     def record_path(self, name: str) -> Path:
         """Where the record of a unit lies."""
@@ -345,7 +282,7 @@ class RunFolder:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the folder against a second run.
+        """Hold the folder against a second run, see `lease.held`.
 
         Raises:
             UsageError: at once, naming the holder, if another process holds it; or if the folder
@@ -358,23 +295,7 @@ class RunFolder:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise _storage_error(self.path, 0, error) from error
-        holder = self.path / ".holder"
-        lock = FileLock(self.path / ".lock")
-        try:
-            lock.acquire(timeout=0)
-        except Timeout as error:
-            who = holder.read_text() if holder.exists() else "another process"
-            raise UsageError(
-                f"{self.path} is in use by {who}; wait, or choose another --out"
-            ) from error
-        except OSError as error:
-            raise _storage_error(self.path / ".lock", 0, error) from error
-        try:
+            raise storage_error(self.path, 0, error) from error
+        with held(self.path):
             self.clean()
-            started = time.strftime("%Y-%m-%d %H:%M:%S")
-            holder.write_text(f"process {os.getpid()} on {socket.gethostname()} since {started}")
             yield
-        finally:
-            holder.unlink(missing_ok=True)
-            lock.release()
