@@ -17,6 +17,7 @@ def distill(
     *,
     device: str = "auto",
     cluster: str | None = None,
+    force: bool = False,
     **settings: Any,
 ) -> Path:
     """Distil images into a few synthetic ones per class, with soft labels.
@@ -28,6 +29,7 @@ def distill(
         out: run folder; ``runs/DATA-METHOD-ipcN`` by default.
         device: ``auto``, ``cpu``, ``cuda`` ….
         cluster: do the units of work on Ray: ``auto`` or an address, see `reta.cluster`.
+        force: begin a new folder, ``OUT-2``, beside one that was begun with other settings.
         settings: fields of `Config`, such as ``method="reta"``, ``ipc=10``, ``effort="small"``.
 
     Returns:
@@ -37,7 +39,7 @@ def distill(
     from reta.pipeline import distill as run
 
     config = settings_of(data, settings)
-    return run(config, out or default_folder(config), device, executor_of(cluster))
+    return run(config, out or default_folder(config), device, executor_of(cluster), force)
 
 
 def compare(

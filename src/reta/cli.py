@@ -61,6 +61,7 @@ def distill(
     out_folder: Out = None,
     device: str = "auto",
     cluster: Cluster = None,
+    force: bool = False,
     set_: Set = (),
 ) -> None:
     """Distil images into a few synthetic ones per class, with soft labels.
@@ -77,6 +78,7 @@ def distill(
         device: auto, cpu, cuda, cuda:1 …
         cluster: do the units of work on Ray: auto (the cluster of this machine, or a new one on
             it) or an address. Needs `pip install 'reta[ray]'`.
+        force: if DIR was begun with other settings, use DIR-2, DIR-3 … beside it; nothing is mixed.
         set_: a setting of the method, such as connection.trade_off=0.2; may be repeated. `reta
             methods METHOD` lists them.
     """
@@ -84,7 +86,8 @@ def distill(
     from reta.pipeline import distill as run_distill
 
     config = replace(_located(config), options=_options(set_))
-    folder = run_distill(config, out_folder or default_folder(config), device, executor_of(cluster))
+    out_folder = out_folder or default_folder(config)
+    folder = run_distill(config, out_folder, device, executor_of(cluster), force)
     report = make_report(folder)
     say(f"distilled set  {folder}\nreport         {report}")
     say(f"next           reta train {shlex.quote(str(folder))}")
@@ -383,6 +386,20 @@ def verify(folder: Positional[Folder]) -> None:
     say(f"{folder}: intact")
 
 
+def unlock(folder: Positional[Folder], force: bool = False) -> None:
+    """Free a run folder whose process is gone; rarely needed, as a new run does it by itself.
+
+    Args:
+        folder: run or comparison folder.
+        force: take it from a process that still gives signs of life, say on a machine you cannot
+            reach; it stops within half a minute.
+    """
+    from reta.lease import unlock as free
+
+    free(folder, force)
+    say(f"{folder}: free")
+
+
 def methods(name: Positional[str | None] = None) -> None:
     """List the methods, or every setting of one.
 
@@ -430,6 +447,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "export": export,
     "push": push,
     "verify": verify,
+    "unlock": unlock,
     "methods": methods,
     "adopt": adopt,
     "demo": demo,
@@ -483,4 +501,7 @@ Dataset distillation: turn a large set of labelled images into a few synthetic i
   reta demo                          the whole thing on handwritten digits
   reta distill ./photos --ipc 10     distil a folder with one sub-folder per class
   reta train runs/photos-reta-ipc10  train models on the distilled set alone
+
+An interrupted command continues when it is run again. Exit codes: 0 done, 2 usage, 3 data or
+damage, 4 diverged, 5 disk, 6 units given up, 7 memory, 130 SIGINT, 143 SIGTERM.
 """

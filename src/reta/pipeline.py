@@ -10,7 +10,7 @@ import datetime
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from itertools import pairwise
+from itertools import count, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +78,11 @@ class Part:
 
 
 def distill(
-    config: Config, out: Path | str, device: str = "auto", executor: Executor | None = None
+    config: Config,
+    out: Path | str,
+    device: str = "auto",
+    executor: Executor | None = None,
+    force: bool = False,
 ) -> Path:
     """Distil a data set into a run folder: images, soft labels and how they came about.
 
@@ -87,6 +91,7 @@ def distill(
         out: the run folder; if it holds an unfinished run of the same settings, that continues.
         device: ``auto``, ``cpu``, ``cuda`` ….
         executor: where the units of work are done; in this process by default.
+        force: begin a new folder beside one that was begun with other settings, see `run_folder`.
 
     Returns:
         The run folder.
@@ -94,7 +99,7 @@ def distill(
     executor = executor or Serial()
     place = executor.device(device)
     source = open_data(config)
-    run = RunFolder(out)
+    run = run_folder(out, config, source, force)
     with run.locked():
         keep_config(run, config, source)
         prepared = prepare(config, source, run, place, executor)
@@ -103,28 +108,60 @@ def distill(
     return run.path
 
 
-def keep_config(run: RunFolder, config: Config, source: Source) -> None:
-    """Write the settings into a run folder, or refuse if it was begun with others.
+def run_folder(out: Path | str, config: Config, source: Source, force: bool = False) -> RunFolder:
+    """Return the folder of a run; with force, beside one that was begun with other settings.
+
+    Args:
+        out: the folder.
+        config: the settings.
+        source: the real images.
+        force: if the folder was begun with other settings or images, take the first of ``out-2``,
+            ``out-3`` … that was begun with these, or was not begun at all. Nothing is ever mixed.
+    """
+    run = RunFolder(out)
+    numbers = count(2)
+    while force and refusal(run, config, source) is not None:
+        run = RunFolder(f"{out}-{next(numbers)}")
+    return run
+
+
+def refusal(run: RunFolder, config: Config, source: Source) -> str | None:
+    """Return why a folder cannot be continued with some settings; None if it can.
 
     The images may move to another place, but not change. A folder in which nothing was finished
     yet takes any settings.
     """
     record = run.record("config")
-    if record and set(run.records()) > {"config"}:
-        if record["facts"].get("fingerprint") != source.fingerprint:
-            raise UsageError(
-                f"{run.path} was begun with other images than {config.data} holds now; "
-                "choose another --out"
-            )
-        run.bring(record["files"])
-        old, new = describe(from_yaml(run.path / "config.yaml")), describe(config)
-        changed = [key for key in new if new[key] != old[key] and key not in _FREE]
-        if changed:
-            key = changed[0]
-            raise UsageError(
-                f"{run.path} was begun with {key} = {old[key]!r}, not {new[key]!r}; "
-                "choose another --out, or the same settings to continue"
-            )
+    if not record or set(run.records()) <= {"config"}:
+        return None
+    fix = "choose another --out, or --force to begin a new folder beside it"
+    if record["facts"].get("fingerprint") != source.fingerprint:
+        return f"{run.path} was begun with other images than {config.data} holds now; {fix}"
+    run.bring(record["files"])
+    old, new = _named(from_yaml(run.path / "config.yaml")), _named(config)
+    for key in [*new, *(old.keys() - new.keys())]:
+        was, now = (values.get(key, "its default") for values in (old, new))
+        if was != now and key not in _FREE:
+            return f"{run.path} was begun with {key} = {was!r}, not {now!r}; {fix}"
+    return None
+
+
+def _named(config: Config) -> dict[str, Any]:
+    """Return every setting by its name, those of the method by their dotted names."""
+    values: dict[str, Any] = describe(config)
+    options: dict[str, Any] = values.pop("options")
+    return values | options
+
+
+def keep_config(run: RunFolder, config: Config, source: Source) -> None:
+    """Write the settings into a run folder, or refuse if it was begun with others, by name.
+
+    Raises:
+        UsageError: see `refusal`.
+    """
+    refused = refusal(run, config, source)
+    if refused:
+        raise UsageError(refused)
     unit = run.unit("config", describe(config))
     if not unit.done:
         unit.write("config.yaml", to_yaml(config))
