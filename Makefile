@@ -35,8 +35,9 @@ fix: setup  ## repair formatting and style
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: setup  ## measure the parts and print ratios
-	$(BIN)/python benchmarks/parts.py
+bench: setup  ## measure every part against its plain version; fill in docs/performance.md
+	$(BIN)/reta bench --suite cpu --json results/bench-cpu.json
+	$(BIN)/python benchmarks/claims.py
 
 docs: setup  ## regenerate the generated pages of docs/
 	$(BIN)/python docs/paper_in_code.py

@@ -23,6 +23,8 @@ from typing import Any
 import numpy as np
 from scipy.stats import t
 
+from reta.bench.measure import table as bench_table
+
 BASELINE = "fadrm+"
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "results"
@@ -132,6 +134,8 @@ def filled(document: str) -> str:
 
     def block(match: re.Match[str]) -> str:
         result = json.loads((RESULTS / f"{match.group(1)}.json").read_text(encoding="utf-8"))
+        if "rows" in result:  # of `reta bench`
+            return f"{match.group(0).splitlines()[0]}\n{bench_table(result)}\n<!-- end -->"
         facts = result["hardware"]
         source = (
             f"`{result['command']}`, commit {result['commit']}, {facts['cpu']}, "

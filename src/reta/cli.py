@@ -23,6 +23,7 @@ from reta import __version__, progress
 from reta.api import default_folder
 from reta.api import report as make_report
 from reta.api import verify as find_problems
+from reta.cli_bench import bench
 from reta.cli_sharing import export, gallery, push
 from reta.config import Config, preset
 from reta.errors import DataError, Interrupted, RetaError, UsageError
@@ -451,6 +452,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "methods": methods,
     "adopt": adopt,
     "demo": demo,
+    "bench": bench,
 }
 
 

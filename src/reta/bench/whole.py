@@ -1,0 +1,87 @@
+"""Rows S1, S2 and E1: how cost grows, how long until the first step, and a whole small run."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from statistics import median
+
+import torch
+
+from reta.bench.measure import Row, Size, spread, turns
+from reta.bench.recovering import again, committee_of, noise_pool, recovery
+from reta.config import Config
+from reta.pipeline import distill
+from reta.runtime import Stopwatch
+from reta.students import train
+
+_FIRST_STEP = """
+import sys, time
+start = time.perf_counter()
+from reta.bench.recovering import again, committee_of, noise_pool, recovery
+from reta.bench.measure import SIZES
+import torch
+size, device = SIZES["smoke"], torch.device(sys.argv[1])
+committee = committee_of(size, device)
+again(recovery("reta", committee, noise_pool(size, 6, committee[0]), size, 1))()
+print(time.perf_counter() - start)
+"""
+
+
+def rows(size: Size, device: torch.device) -> Iterator[Row]:
+    """Measure."""
+    yield from _scaling(size, device)
+    if size.cold:
+        command = [sys.executable, "-c", _FIRST_STEP, str(device)]
+        runs = [
+            float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+            for _ in range(3)
+        ]
+        yield Row(
+            "S2", "cold start: import to the first step", median(runs), "s", 6.0,
+            iqr=spread(runs), note="another process",
+        )  # fmt: skip
+        yield _end_to_end(device)
+
+
+def _scaling(size: Size, device: torch.device) -> Iterator[Row]:
+    """FADRM+ does the same work for every image, however many there are."""
+    base = replace(size, committee=("convnet3",), side=16, classes=10, ipc=10)
+    if not size.cold:
+        base = replace(base, classes=4, ipc=4)
+    shapes = {
+        "ipc 1 to 50": [replace(base, classes=100, ipc=1), replace(base, ipc=50)],
+        "10 to 1000 classes": [base, replace(base, classes=100)],
+    }
+    for name, (few, many) in shapes.items():
+        if not size.cold:
+            many = replace(few, ipc=2 * few.ipc)
+        costs = []
+        for shape in (few, many):
+            committee = committee_of(shape, device)
+            pool = noise_pool(shape, shape.ipc + 2, committee[0])
+            made = recovery("fadrm+", committee, pool, shape, 2)
+            costs.append((again(made), shape.classes * shape.ipc))
+        first, second = turns(device, max(3, size.rounds), *[work for work, _ in costs])
+        growth = [(b / costs[1][1]) / (a / costs[0][1]) for a, b in zip(first, second, strict=True)]
+        yield Row(
+            "S1", f"s/image, {name}, later over earlier", median(growth), "ratio",
+            1.05 if size.cold else None, iqr=spread(growth),
+            note="blocks of 100 classes are independent and alike beyond" if "classes" in name
+            else "a BN group of 100 classes at ipc 1; of 10 classes at ipc 50",
+        )  # fmt: skip
+
+
+def _end_to_end(device: torch.device) -> Row:
+    watch = Stopwatch()
+    with tempfile.TemporaryDirectory() as folder:
+        run = distill(Config("digits", ipc=3, effort="smoke"), Path(folder) / "run", str(device))
+        accuracy = train(run, device=str(device))["accuracy"]["last_mean"]
+    return Row(
+        "E1", "digits, ipc 3, effort smoke: teachers, images, labels, a student",
+        watch.seconds, "s", 60.0, note=f"accuracy {accuracy:.1%}",
+    )  # fmt: skip
