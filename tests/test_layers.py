@@ -20,7 +20,7 @@ LAYERS = [
     ["evaluating"],
     ["sharing"],
     ["students", "pipeline", "reporting"],
-    ["preparation"],
+    ["preparation", "protocols"],
     ["squeeze"],
     ["methods", "evaluation", "gate"],
     ["synthesis", "training"],

@@ -179,7 +179,7 @@ def test_the_last_epoch_is_always_measured(
 ) -> None:
     """The number reported first is the last epoch's; measuring must not cost more than training."""
     few = DecodedImages(image_set.images[:2], image_set.labels[:2], image_set.classes)
-    progress, after_epoch = watch(committee[0], few, epochs)
+    progress, after_epoch = watch(committee[0], few, Protocol(epochs))
     for epoch in range(1, epochs + 1):
         after_epoch(epoch)
     measured = [epoch for epoch, _ in progress.curve]
@@ -290,7 +290,7 @@ def test_the_confusion_and_the_accuracy_are_of_the_same_epoch(
 ) -> None:
     """A matrix of other predictions than those the accuracy beside it counts."""
     model = build("convnet3", 4, 16, mean=(0.5,) * 3, std=(0.25,) * 3, seed=0)
-    progress, after_epoch = watch(model, image_set, epochs=1)
+    progress, after_epoch = watch(model, image_set, Protocol(1))
     after_epoch(1)
     right = sum(count for true, taken, count in progress.confusion if true == taken)
     assert right / len(image_set) == pytest.approx(progress.last)

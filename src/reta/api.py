@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -76,11 +77,21 @@ def compare(
 
 
 def train(folder: str | Path, *, cluster: str | None = None, **options: Any) -> dict[str, Any]:
-    """Train students from scratch on a distilled set; see `reta.students.train`."""
+    """Train students from scratch on a distilled set.
+
+    Args:
+        folder: a run folder.
+        cluster: address of a Ray cluster; this process by default.
+        options: those of `reta.students.train`, and fields of `reta.protocols.Regime`, such as
+            ``labels="hard"`` or ``protocol="fadrm"``.
+    """
     from reta.cluster import executor_of
+    from reta.protocols import Regime
     from reta.students import train as run
 
-    return run(folder, executor=executor_of(cluster), **options)
+    names = {field.name for field in fields(Regime)}
+    asked = {name: options.pop(name) for name in names & set(options)}
+    return run(folder, executor=executor_of(cluster), regime=Regime(**asked), **options)
 
 
 def evaluate(

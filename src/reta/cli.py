@@ -28,6 +28,7 @@ from reta.cli_sharing import export, gallery, push
 from reta.config import Config, preset
 from reta.errors import DataError, Interrupted, RetaError, UsageError
 from reta.interruption import stopping_on_signals
+from reta.protocols import Regime
 from reta.terminal import Folder, Out, bytes_, out, say
 
 Evaluations = Annotated[tuple[str, ...], arg(metavar="EVALUATION")]
@@ -106,6 +107,7 @@ def _located(config: Config) -> Config:
 
 def train(
     folder: Positional[Folder],
+    regime: OmitArgPrefixes[Regime],
     student: str | None = None,
     students: int | None = None,
     data: str | None = None,
@@ -114,8 +116,13 @@ def train(
 ) -> None:
     """Train students from scratch on a distilled set; weights go to RUN/students.
 
+    Students trained before, in this or in another way, are kept.
+
+    Example: reta train runs/photos --labels hard
+
     Args:
         folder: run folder of `reta distill`.
+        regime: how students are trained.
         student: architecture, such as resnet18; the run's own setting by default.
         students: how many, with different seeds.
         data: where the real images lie now, if they moved.
@@ -126,7 +133,15 @@ def train(
     from reta.cluster import executor_of
     from reta.students import train as run_train
 
-    metrics = run_train(folder, student, students, device, data=data, executor=executor_of(cluster))
+    metrics = run_train(
+        folder,
+        student,
+        students,
+        device,
+        data=data,
+        executor=executor_of(cluster),
+        regime=regime,
+    )
     _print_metrics(metrics)
     say(f"report         {make_report(folder)}")
 
@@ -423,11 +438,10 @@ def methods(name: Positional[str | None] = None) -> None:
 
 
 def _print_metrics(metrics: dict[str, Any]) -> None:
-    accuracy = metrics["accuracy"]
     rows = {
         "student": f"{metrics['student']}, seeds 0 to {len(metrics['students']) - 1}",
-        "accuracy": f"{100 * accuracy['last_mean']:.1f} ± {100 * accuracy['last_std']:.1f} % "
-        f"(last epoch; best {100 * accuracy['best_mean']:.1f} %)",
+        "accuracy": _accuracy(metrics),
+        "protocol": _protocol(metrics),
         "κ": f"{metrics['kappa_mean']:.3f}",
         "cost": f"{metrics['seconds_per_image']:.2f} s/image",
         "size": f"images {bytes_(metrics['bytes_images'])}, "
@@ -435,6 +449,26 @@ def _print_metrics(metrics: dict[str, Any]) -> None:
     }
     for name, value in rows.items():
         say(f"{name:<14} {value}")
+    others = [row for row in metrics["accuracies"] if row["students"] != metrics["students"]]
+    for row in others:
+        say(f"{'also':<14} {_accuracy({'accuracy': row})}: {row['architecture']}, {_protocol(row)}")
+
+
+def _accuracy(metrics: dict[str, Any]) -> str:
+    figures = {name: f"{100 * value:.1f}" for name, value in metrics["accuracy"].items()
+               if name.endswith(("_mean", "_std"))}  # fmt: skip
+    return (
+        f"{figures['last_mean']} ± {figures['last_std']} % at the last epoch, "
+        f"{figures['best_mean']} ± {figures['best_std']} % at the best"
+    )
+
+
+def _protocol(metrics: dict[str, Any]) -> str:
+    protocol = metrics["protocol"]
+    return (
+        f"{protocol['title']}, {protocol['labels']} labels, {protocol['epochs']} epochs, "
+        f"learning rate {protocol['learning_rate']:g}, η {protocol['stretch']:g}"
+    )
 
 
 COMMANDS: dict[str, Callable[..., Any]] = {

@@ -15,7 +15,7 @@ from reta.methods import METHODS
 from reta.pipeline import Job, data_facts, distill_jobs, keep_config
 from reta.preparation import Prepared, open_data, prepare, recipe_of
 from reta.storage import RunFolder, json_bytes, read_json
-from reta.students import Training, mean_std, train_runs
+from reta.students import Training, mean_std, spread, train_runs
 
 
 def compare(
@@ -115,8 +115,6 @@ def _row(folder: RunFolder, method: str, names: Sequence[str]) -> dict[str, Any]
     runs = [RunFolder(folder.path / name) for name in names]
     metrics = [read_json(run.path / "metrics.json") for run in runs]
     students = [student for metric in metrics for student in metric["students"]]
-    last, last_std = mean_std([student["last"] for student in students])
-    best, best_std = mean_std([student["best"] for student in students])
     connections = [
         connection
         for run in runs
@@ -132,10 +130,9 @@ def _row(folder: RunFolder, method: str, names: Sequence[str]) -> dict[str, Any]
         "method": method,
         "summary": METHODS[method].summary,
         "n": len(students),
-        "last_mean": last,
-        "last_std": last_std,
-        "best_mean": best,
-        "best_std": best_std,
+        "protocol": metrics[0]["protocol"]["title"],
+        "labels": metrics[0]["protocol"]["labels"],
+        **spread(students),
         "kappa_mean": over(metrics, "kappa_mean"),
         "contraction_ratio": over(connections, "contraction_ratio"),
         "distinct_anchors": over(connections, "distinct_anchors"),

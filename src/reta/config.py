@@ -17,6 +17,8 @@ import yaml
 from reta.errors import UsageError, unknown
 
 Effort = Literal["smoke", "small", "paper"]
+ProtocolName = Literal["default", "fadrm"]
+LabelKind = Literal["soft", "hard"]
 
 T = TypeVar("T")
 
@@ -58,8 +60,10 @@ class Config:
         label_top: logits of each view kept by topk; a tenth of the classes by default.
         student: architecture of the students.
         students: how many students are trained, with different seeds.
-        learning_rate: of the students, not of the pixels.
-        stretch: η of the students' cosine; at 2 it ends at half the rate.
+        protocol: default, or fadrm: the best of four presets on test images.
+        labels: what students learn from: the committee's soft labels, or hard ones.
+        learning_rate: of the students, not of the pixels; not of protocol fadrm.
+        stretch: η of the students' cosine; at 2 it ends at half the rate; not of protocol fadrm.
         block: classes optimised together, at most; a BN group is one image of each, so it is part
             of the method, and smaller blocks than 100 give other images.
         images_per_pass: synthetic images in one forward pass; changes speed and memory only.
@@ -87,6 +91,8 @@ class Config:
     label_top: Annotated[int | None, _BY_DATA] = None
     student: Annotated[str | None, _BY_EFFORT] = None
     students: Annotated[int | None, _BY_EFFORT] = None
+    protocol: ProtocolName = "default"
+    labels: LabelKind = "soft"
     learning_rate: float = 1e-3
     stretch: float = 2.0
     block: int = 100

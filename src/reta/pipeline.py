@@ -40,7 +40,8 @@ from reta.tensors import png_bytes, tensor_bytes
 EPOCHS_PER_SHARD = 50
 # Settings that say where the images lie (their fingerprint is compared), how students are trained,
 # or how much fits in memory; not what the set is.
-_FREE = ("data", "student", "students", "learning_rate", "stretch", "images_per_pass", "workers")
+_STUDENTS = ("student", "students", "protocol", "labels", "learning_rate", "stretch")
+_FREE = ("data", *_STUDENTS, "images_per_pass", "workers")
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -19,11 +19,12 @@ from reta.errors import DataError, UsageError
 from reta.executor import Executor, Serial
 from reta.models import Classifier
 from reta.preparation import open_data
+from reta.protocols import AS_SET, TITLES, Regime
 from reta.reporting import write_card
 from reta.runtime import Device, Stopwatch
 from reta.squeeze import build_for, task_of
-from reta.storage import RunFolder, json_bytes, read_json
-from reta.training import Progress, Protocol, train_student
+from reta.storage import RunFolder, fingerprint, json_bytes, read_json
+from reta.training import Progress, train_student
 
 _SET = ("images", "labels")
 
@@ -36,6 +37,7 @@ def train(
     source: Source | None = None,
     data: str | None = None,
     executor: Executor | None = None,
+    regime: Regime | None = None,
 ) -> dict[str, Any]:
     """Train students from scratch on a distilled set and measure them on unseen real images.
 
@@ -49,6 +51,7 @@ def train(
         source: the real images, if they are open already.
         data: where the real images lie now, if they moved.
         executor: where the students are trained; in this process by default.
+        regime: how they are trained; as the run's settings say by default.
 
     Returns:
         The content of ``metrics.json``.
@@ -68,7 +71,8 @@ def train(
         raise UsageError(f"students is {count}; it must be at least 1")
     executor = executor or Serial()
     training = Training(config, source, executor.device(device))
-    measured = train_runs([run.path], name, count, training, executor)
+    regime = regime or Regime()
+    measured = train_runs([run.path], name, count, training, executor, regime)
     executor.check()
     return measured[run.path]
 
@@ -135,29 +139,41 @@ def read_model(path: Path, source: Source, device: Device) -> Classifier:
 
 
 def train_runs(
-    paths: Sequence[Path], name: str, count: int, training: Training, executor: Executor
+    paths: Sequence[Path],
+    name: str,
+    count: int,
+    training: Training,
+    executor: Executor,
+    regime: Regime = AS_SET,
 ) -> dict[Path, dict[str, Any]]:
     """Train the students of several runs of one data set; return the metrics of each.
 
     A run of which a student was given up has none.
     """
-    students = [Student(path, name, seed) for path in paths for seed in range(count)]
+    students = [
+        Student(path, name, seed, preset)
+        for path in paths
+        for preset in regime.presets(training.config)
+        for seed in range(count)
+    ]
     with ExitStack() as locks:
         for path in paths:
             locks.enter_context(RunFolder(path).locked())
         broken = {one.path for one in executor.run("student", train_unit, training, students)}
         return {
-            path: _keep_metrics(RunFolder(path), [s for s in students if s.path == path], training)
+            path: _keep_metrics(
+                RunFolder(path), [s for s in students if s.path == path], training, regime
+            )
             for path in paths
             if path not in broken
         }
 
 
 def _keep_metrics(
-    run: RunFolder, students: Sequence[Student], training: Training
+    run: RunFolder, students: Sequence[Student], training: Training, regime: Regime
 ) -> dict[str, Any]:
     run.bring()
-    metrics = collect(run, students, training)
+    metrics = collect(run, students, training, regime)
     unit = run.unit("metrics", metrics)
     if not unit.done:
         unit.write("metrics.json", json_bytes(metrics))
@@ -178,19 +194,26 @@ class Training:
 
 @dataclass(frozen=True)
 class Student:
-    """One unit of work: a student, and the run it is trained on."""
+    """One unit of work: a student, the run it is trained on, and how."""
 
     path: Path
     architecture: str
     seed: int
+    regime: Regime = AS_SET
 
     def __str__(self) -> str:
-        return f"{self.path.name}, {self.architecture}, seed {self.seed}"
+        return f"{self.path.name}, {self.stem.replace('-', ', ')}"
+
+    @property
+    def stem(self) -> str:
+        """The name of its file: its settings, where they are not the run's, and its seed."""
+        parts = (models.file_stem(self.architecture), self.regime.word, str(self.seed))
+        return "-".join(part for part in parts if part)
 
     @property
     def unit(self) -> str:
         """The name of its unit."""
-        return f"student-{models.file_stem(self.architecture)}-{self.seed}"
+        return f"student-{self.stem}"
 
 
 def train_unit(training: Training, student: Student) -> None:
@@ -198,13 +221,13 @@ def train_unit(training: Training, student: Student) -> None:
     run, source, config = RunFolder(student.path), training.source, training.config
     name, seed = student.architecture, student.seed
     data = load(run.path, temperature=None)
-    protocol = Protocol(data.epochs, config.learning_rate, stretch=config.stretch)
-    files = run.manifest()["files"]
+    protocol = student.regime.training(config)
+    shown = set_mark(run)
     inputs = {
         "architecture": name,
         "seed": seed,
         "protocol": asdict(protocol),
-        "set": {key: digest for key, digest in files.items() if key.startswith(_SET)},
+        "set": shown,
     }
     unit = run.unit(student.unit, inputs)
     if unit.done:
@@ -219,11 +242,13 @@ def train_unit(training: Training, student: Student) -> None:
 
     (model, progress), failures = attempt(unit, work)
     weights = models.model_bytes(model, task)
-    unit.write(f"students/{models.file_stem(name)}-{seed}.safetensors", weights)
+    unit.write(f"students/{student.stem}.safetensors", weights)
     unit.finish(
         {
             "architecture": name,
             "seed": seed,
+            "set": shown,
+            "protocol": {"name": student.regime.named(config), **asdict(protocol)},
             "last": progress.last,
             "best": progress.best,
             "curve": progress.curve,
@@ -233,6 +258,12 @@ def train_unit(training: Training, student: Student) -> None:
             "restarts": failures,
         }
     )
+
+
+def set_mark(run: RunFolder) -> str:
+    """Return a fingerprint of the images and labels of a run: what its students learned from."""
+    files = run.manifest()["files"]
+    return fingerprint({key: digest for key, digest in files.items() if key.startswith(_SET)})
 
 
 def mean_std(values: Sequence[float]) -> tuple[float, float]:
@@ -248,16 +279,52 @@ def _summed(matrices: Iterable[Sequence[Sequence[int]]]) -> list[list[int]]:
     return [[true, taken, count] for (true, taken), count in sorted(total.items())]
 
 
-def collect(run: RunFolder, trained: Sequence[Student], training: Training) -> dict[str, Any]:
-    """Return the figures of a run: of these students, and of how the set came about."""
+def spread(students: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Return mean and standard deviation over students, of the last and of the best epoch."""
+    last, last_std = mean_std([facts["last"] for facts in students])
+    best, best_std = mean_std([facts["best"] for facts in students])
+    return {"last_mean": last, "last_std": last_std, "best_mean": best, "best_std": best_std}
+
+
+_ROW = ("architecture", "seed", "last", "best", "curve", "per_class", "seconds", "restarts")
+
+
+def rows(measured: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return a row per architecture and protocol, over the students trained alike.
+
+    Args:
+        measured: facts of students.
+    """
+    groups: dict[str, list[Mapping[str, Any]]] = {}
+    for facts in measured:
+        groups.setdefault(fingerprint([facts["architecture"], facts["protocol"]]), []).append(facts)
+    return [
+        {
+            "architecture": group[0]["architecture"],
+            "protocol": {**group[0]["protocol"], "title": TITLES[group[0]["protocol"]["name"]]},
+            "n": len(group),
+            **spread(group),
+            "students": [{key: facts[key] for key in _ROW} for facts in group],
+        }
+        for group in groups.values()
+    ]
+
+
+def collect(
+    run: RunFolder, trained: Sequence[Student], training: Training, regime: Regime
+) -> dict[str, Any]:
+    """Return the figures of a run: of these students, and of how the set came about.
+
+    Of several presets, the one with the best mean over students of the best epoch counts, as in
+    FADRM; the others stay beside it.
+    """
     classes, config = training.source.classes, training.config
     student = trained[0].architecture
     measured = [run.finished(one.unit)["facts"] for one in trained]
-    students = [
-        {key: value for key, value in facts.items() if key != "confusion"} for facts in measured
-    ]
-    last, last_std = mean_std([facts["last"] for facts in students])
-    best, best_std = mean_std([facts["best"] for facts in students])
+    presets = rows(measured)
+    chosen = max(presets, key=lambda row: row["best_mean"])
+    own = {key: value for key, value in chosen["protocol"].items() if key != "title"}
+    mark = set_mark(run)
     records = {name: record["facts"] for name, record in run.records().items()}
     recovered = [facts for name, facts in records.items() if name.startswith("recover-")]
     full = run.manifest().get("teacher_accuracy", {}).get(student)
@@ -265,16 +332,20 @@ def collect(run: RunFolder, trained: Sequence[Student], training: Training) -> d
         part: sum(path.stat().st_size for path in (run.path / part).rglob("*") if path.is_file())
         for part in _SET
     }
+    every = [
+        facts
+        for name, facts in records.items()
+        if name.startswith("student-") and facts.get("set") == mark
+    ]
     return {
         "student": student,
-        "accuracy": {
-            "last_mean": last,
-            "last_std": last_std,
-            "best_mean": best,
-            "best_std": best_std,
-        },
-        "students": students,
-        "confusion": _summed(facts["confusion"] for facts in measured),
+        "asked": {key: value for key, value in asdict(regime).items() if value is not None},
+        "protocol": chosen["protocol"],
+        "accuracy": spread(chosen["students"]),
+        "students": chosen["students"],
+        "presets": presets if len(presets) > 1 else [],
+        "accuracies": rows(every),
+        "confusion": _summed(facts["confusion"] for facts in measured if facts["protocol"] == own),
         "kappa_mean": read_json(run.path / "geometry.json")["kappa_mean"],
         "seconds_per_image": sum(facts["seconds"] for facts in recovered)
         / (config.ipc * len(classes)),
@@ -307,8 +378,10 @@ def evaluate(
     """
     run = RunFolder(folder)
     student = count = None
+    regime = AS_SET
     if "metrics.json" in run_manifest(run)["files"]:
         # The students measured last; those of another set or protocol are trained anew.
         earlier = read_json(run.path / "metrics.json")
         student, count = earlier["student"], len(earlier["students"])
-    return train(folder, student, count, device, data=data, executor=executor)
+        regime = Regime(**earlier.get("asked", {}))
+    return train(folder, student, count, device, data=data, executor=executor, regime=regime)

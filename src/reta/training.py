@@ -6,13 +6,14 @@ import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 
 from reta.checkpoint import Checkpoint, State, optimiser_tensors, restore_optimiser
 from reta.data.augment import padded_views, random_views, render
-from reta.data.distilled import DistilledSet, LabelKind, MicroBatch
+from reta.data.distilled import DistilledSet, MicroBatch
 from reta.data.images import ImageSet
 from reta.errors import DivergedError
 from reta.interruption import check
@@ -36,6 +37,8 @@ class Protocol:
         temperature: T of the soft labels.
         labels: soft: the committee's, by KL divergence at T; hard: the class of the image and of
             its CutMix partner, by cross-entropy.
+        checks: when test accuracy is measured: after each fifth of the epochs; or, as FADRM does,
+            after every tenth epoch of the last fifth; and after the last epoch.
     """
 
     epochs: int
@@ -43,12 +46,19 @@ class Protocol:
     weight_decay: float = 0.01
     stretch: float = 1.0
     temperature: float = 20.0
-    labels: LabelKind = "soft"
+    labels: Literal["soft", "hard"] = "soft"
+    checks: Literal["fifths", "end"] = "fifths"
 
     def rate(self, epoch: int) -> float:
         """Return the learning rate of an epoch."""
         phase = math.pi * epoch / (self.epochs * self.stretch)
         return self.learning_rate * 0.5 * (1 + math.cos(phase))
+
+    def checked(self, done: int) -> bool:
+        """Return whether test accuracy is measured when so many epochs are done."""
+        if self.checks == "end":  # FADRM: epochs counted from 0 that end in 9
+            return done == self.epochs or (done % 10 == 0 and done - 1 >= 0.8 * self.epochs)
+        return done == self.epochs or done % -(-self.epochs // 5) == 0
 
 
 @dataclass
@@ -215,14 +225,13 @@ def confusion(predicted: torch.Tensor, labels: torch.Tensor) -> list[tuple[int, 
 
 
 def watch(
-    model: Classifier, test: ImageSet, epochs: int, points: int = 5
+    model: Classifier, test: ImageSet, protocol: Protocol
 ) -> tuple[Progress, Callable[[int], None]]:
-    """Return a record of test accuracy and what fills it, ``points`` times at most."""
+    """Return a record of test accuracy and what fills it when the protocol says so."""
     progress = Progress()
-    every = -(-epochs // points)
 
     def after_epoch(epoch: int) -> None:
-        if epoch % every == 0 or epoch == epochs:
+        if protocol.checked(epoch):
             predicted = predict(model, test)
             total, progress.per_class = shares(predicted, test)
             progress.confusion = confusion(predicted, test.labels)
@@ -265,7 +274,7 @@ def train_teacher(
             own = labels[order[part].to(device)]
             yield [(render(pixels.to(device).float() / 255, views[part], size), own)]
 
-    progress, after_epoch = watch(model, test, protocol.epochs)
+    progress, after_epoch = watch(model, test, protocol)
     fit(
         model,
         batches,
@@ -293,7 +302,7 @@ def train_student(
 
     Hard and soft labels come with the same views in the same batches.
     """
-    progress, after_epoch = watch(model, test, protocol.epochs)
+    progress, after_epoch = watch(model, test, protocol)
     fit(
         model,
         lambda epoch: data.batches(epoch, model.mean.device, protocol.labels),

@@ -18,7 +18,6 @@ from reta.storage import RunFolder, sha256
 from reta.tensors import read_tensors
 
 MicroBatch = tuple[torch.Tensor, torch.Tensor]
-LabelKind = Literal["soft", "hard"]
 
 
 class DistilledSet(Dataset[tuple[torch.Tensor, torch.Tensor]]):
@@ -129,7 +128,7 @@ class DistilledSet(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         return committee_logits(teachers, views, [part.stop - part.start for part in parts])
 
     def batches(
-        self, epoch: int, device: torch.device, kind: LabelKind = "soft"
+        self, epoch: int, device: torch.device, kind: Literal["soft", "hard"] = "soft"
     ) -> Iterator[list[MicroBatch]]:
         """Yield the batches of an epoch, each as micro-batches of views and targets.
 

@@ -26,6 +26,38 @@ def accuracy(run: Run, which: str = "last") -> str:
     return words.spread(mean_, deviation, len(students(run)))
 
 
+def protocol(run: Run) -> str:
+    """Return how the students were trained, as the end of a sentence; empty if unknown."""
+    facts = part(run.metrics, "protocol")
+    if not facts:
+        return ""
+    return f" under the {facts.get('title')}, with {facts.get('labels')} labels"
+
+
+def accuracy_rows(run: Run) -> list[list[str]]:
+    """Return a row per architecture and protocol that was trained on the images."""
+    rows = []
+    for row in (run.metrics or {}).get("accuracies") or []:
+        facts = part(row, "protocol")
+        count = int(row.get("n") or 0)
+        spreads = [
+            words.spread(figure(row, f"{which}_mean"), figure(row, f"{which}_std"), count)
+            for which in ("last", "best")
+        ]
+        rows.append(
+            [
+                str(row.get("architecture")),
+                str(facts.get("title")),
+                str(facts.get("labels")),
+                str(facts.get("epochs")),
+                f"{figure(facts, 'learning_rate') or 0:g}, {figure(facts, 'stretch') or 0:g}",
+                str(count),
+                *spreads,
+            ]
+        )
+    return rows
+
+
 def full_data(run: Run) -> tuple[str, float] | None:
     """Return the best model known to be trained on all real images, and its test accuracy."""
     facts = part(run.metrics, "full_data")
