@@ -107,8 +107,9 @@ def with_dropout() -> Classifier:
     return model
 
 
+@pytest.mark.parametrize("ema", [0.0, 0.9])
 @pytest.mark.parametrize("calls", [1, 3, 5, 9, 10, 14])
-def test_training_resumes_to_the_same_bytes(calls: int, unit: Unit) -> None:
+def test_training_resumes_to_the_same_bytes(calls: int, ema: float, unit: Unit) -> None:
     """Breaks when weights, moments, dropout, batches or figures do not go on where they were."""
 
     def train(called: Callable[[], None]) -> tuple[Classifier, Progress]:
@@ -119,7 +120,7 @@ def test_training_resumes_to_the_same_bytes(calls: int, unit: Unit) -> None:
 
         images = torch.rand(36, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
         batches = batches_of(images, called)
-        protocol = Protocol(3)
+        protocol = Protocol(3, ema=ema)
         kept = {"progress": progress, "checkpoint": Checkpoint(unit)}
         fit(model, batches, F.cross_entropy, protocol, after_epoch, "", seed=3, **kept)
         return model, progress

@@ -323,3 +323,83 @@ def test_teachers_in_the_loop_teach_what_exact_labels_teach() -> None:
     for index in (0, 7, 8, 20, 3):
         for one, other in zip(sets[0][index], sets[1][index], strict=True):
             torch.testing.assert_close(one, other, rtol=0, atol=1e-4)
+
+
+def test_a_teacher_stops_at_its_target_on_images_it_did_not_learn() -> None:
+    """A target measured on test images, or on images that were learned; or never reached."""
+    images, test = make_images(3, 40, 16, seed=6), make_images(3, 5, 16, seed=7)
+    model = build("convnet3", 3, 16, mean=(0.5,) * 3, std=(0.2,) * 3)
+    seen: list[torch.Tensor] = []
+    forward = model.forward
+
+    def spy(pixels: torch.Tensor) -> torch.Tensor:
+        seen.append(pixels)
+        return forward(pixels)
+
+    model.forward = spy  # type: ignore[method-assign]
+    progress = train_teacher(
+        model, images, test, Protocol(50, 5e-3), flip=False, seed=0, batch_size=36, target=0.9
+    )
+    epochs, share = progress.held_out[-1]
+    assert share >= 0.9 > max([0.0, *(other for _, other in progress.held_out[:-1])])
+    assert epochs < 50
+    assert progress.curve[-1][0] == epochs
+    learned = [batch for batch in seen if batch.requires_grad or len(batch) == 36]
+    assert sum(map(len, learned)) == 108 * epochs  # nine tenths of each class of 40
+    measured = [batch for batch in seen if len(batch) == 12]
+    assert len(measured) == epochs
+
+
+def test_the_mean_of_the_weights_is_what_is_measured_and_kept() -> None:
+    """An average that lags for ever, is not used, or leaks into training."""
+    images = make_images(3, 20, 16, seed=6)
+
+    def taught(ema: float) -> tuple[Progress, Classifier]:
+        model = build("convnet3", 3, 16, mean=(0.5,) * 3, std=(0.2,) * 3)
+        protocol = Protocol(12, 5e-3, ema=ema)
+        return train_teacher(model, images, images, protocol, flip=False, seed=0), model
+
+    plain, mean = taught(0.0), taught(0.9)
+    assert mean[0].last > 0.8
+    assert mean[0].last == pytest.approx(accuracy(mean[1], images)[0])
+    assert not torch.equal(plain[1].head.weight, mean[1].head.weight)
+
+
+def test_the_mean_follows_its_formula() -> None:
+    """m ← d·m + (1 − d)·w with d = min(decay, (1 + n) / (10 + n)), statistics included."""
+    model = build("convnet3", 3, 16)
+    batch = [(torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(0)),
+              torch.tensor([0, 1, 2, 0]))]  # fmt: skip
+    seen = [model.state_dict()["trunk.block0.1.running_mean"].clone()]
+    inner = model.trunk.get_submodule("block0.1")
+    protocol = Protocol(3, 1e-2, ema=0.25)
+
+    def batches(epoch: int) -> list[list[tuple[torch.Tensor, torch.Tensor]]]:
+        if epoch:
+            seen.append(inner.running_mean.clone())  # type: ignore[operator, union-attr]
+        return [batch]
+
+    cross = torch.nn.functional.cross_entropy
+    fit(model, batches, cross, protocol, lambda _: None, "ema")
+    kept = model.state_dict()["trunk.block0.1.running_mean"].clone()
+    again = build("convnet3", 3, 16)
+    fit(again, lambda _: [batch], cross, Protocol(3, 1e-2), lambda _: None, "no ema")
+    seen.append(again.state_dict()["trunk.block0.1.running_mean"].clone())
+    mean = seen[0]
+    for step, value in enumerate(seen[1:], 1):
+        decay = min(0.25, (1 + step) / (10 + step))
+        mean = decay * mean + (1 - decay) * value
+    torch.testing.assert_close(kept, mean)
+
+
+def test_smoothed_labels_are_spread_over_all_classes() -> None:
+    """Label smoothing that is not passed on: logits of an overfitted teacher would run away."""
+    images = make_images(3, 10, 16, seed=6)
+    sharp = []
+    for smoothing in (0.0, 0.3):
+        model = build("convnet3", 3, 16, mean=(0.5,) * 3, std=(0.2,) * 3)
+        protocol = Protocol(40, 5e-3, smoothing=smoothing)
+        train_teacher(model, images, images, protocol, flip=False, seed=0)
+        with torch.no_grad():
+            sharp.append(model.eval()(images.images.float() / 255).softmax(1).amax(1).mean())
+    assert sharp[0] > 0.9 > sharp[1]

@@ -50,7 +50,11 @@ class Config:
         teacher_floor: accuracy from which a teacher trained elsewhere is let in; by default five
             times chance (at most halfway to 1) and no better under another normalisation,
             channel order or class order.
-        teacher_epochs: passes over the real images.
+        teacher_epochs: passes over the real images, at most if teacher_accuracy is given.
+        teacher_accuracy: accuracy at which a teacher is trained enough, measured on a tenth of
+            the training images that is held out for it; over-trained teachers distil worse.
+        teacher_smoothing: share of a teacher's hard labels that is spread over all classes.
+        teacher_ema: decay of the running mean of weights that a teacher ends with; 0: none.
         steps: optimisation steps on the pixels; by default the method's own at effort paper, a
             fifth of them at small, a fiftieth at smoke.
         label_epochs: epochs of labelled views; students train as long.
@@ -83,6 +87,9 @@ class Config:
     workers: Annotated[int | None, tyro.conf.arg(help_behavior_hint="(default: all cores)")] = None
     teachers: Annotated[tuple[str, ...] | None, _BY_EFFORT] = None
     teacher_epochs: Annotated[int | None, _BY_EFFORT] = None
+    teacher_accuracy: Annotated[float | None, tyro.conf.arg(help_behavior_hint="")] = None
+    teacher_smoothing: float = 0.0
+    teacher_ema: float = 0.0
     teacher_floor: Annotated[float | None, _BY_DATA] = None
     steps: Annotated[int | None, _BY_EFFORT] = None
     label_epochs: Annotated[int | None, _BY_EFFORT] = None
@@ -115,6 +122,10 @@ class Config:
         for name in ("learning_rate", "stretch"):
             if not getattr(self, name) > 0:
                 raise UsageError(f"{name} is {getattr(self, name)}; it must be above 0")
+        for name in ("teacher_accuracy", "teacher_smoothing", "teacher_ema", "teacher_floor"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value < 1:
+                raise UsageError(f"{name} is {value}; it is a share, from 0 to below 1")
         if self.teachers is not None and len(set(self.teachers)) != max(len(self.teachers), 1):
             raise UsageError("name at least one teacher, and each only once")
 

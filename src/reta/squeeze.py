@@ -13,7 +13,7 @@ from reta.data.sources import Source
 from reta.errors import UsageError
 from reta.models import Classifier, Task
 from reta.progress import log
-from reta.runtime import Device, Stopwatch
+from reta.runtime import Device, Stopwatch, mixed_precision
 from reta.storage import RunFolder
 from reta.teachers import TeacherSpec, fingerprint, open_teacher
 from reta.training import Progress, Protocol, accuracy, train_teacher
@@ -74,8 +74,11 @@ def teacher_unit(lesson: Lesson, spec: TeacherSpec) -> None:
 
 
 def _train(lesson: Lesson, spec: TeacherSpec) -> None:
-    source, seed = lesson.source, lesson.config.seed
-    protocol = Protocol(lesson.config.teacher_epochs or 1)
+    source, config, seed = lesson.source, lesson.config, lesson.config.seed
+    protocol = Protocol(
+        config.teacher_epochs or 1, smoothing=config.teacher_smoothing, ema=config.teacher_ema
+    )
+    target = config.teacher_accuracy
     inputs = {
         "architecture": spec.text,
         "data": source.fingerprint,
@@ -83,6 +86,7 @@ def _train(lesson: Lesson, spec: TeacherSpec) -> None:
         "flip": source.flip,
         "seed": seed,
         "protocol": asdict(protocol),
+        "target": target,
     }
     unit = RunFolder(lesson.path).unit(f"teacher-{spec.name}", inputs)
     if unit.done:
@@ -99,12 +103,19 @@ def _train(lesson: Lesson, spec: TeacherSpec) -> None:
             protocol,
             flip=source.flip,
             seed=seed,
+            target=target,
             checkpoint=checkpoint,
         )
         return model, progress
 
     (model, progress), failures = attempt(unit, work)
     warnings = []
+    if target is not None and progress.held_out[-1][1] < target:
+        warnings.append(
+            f"Teacher {spec.name} reached {progress.held_out[-1][1]:.0%} of held-out training "
+            f"images, not the {target:.0%} asked for."
+        )
+        log.warning("%s Allow more --teacher-epochs", warnings[-1])
     if is_weak(progress.last, len(source.classes)):
         warnings.append(
             f"Teacher {spec.name} recognises only {progress.last:.0%} of unseen images."
@@ -116,7 +127,12 @@ def _train(lesson: Lesson, spec: TeacherSpec) -> None:
             100 * progress.last,
             100 / len(source.classes),
         )
-    facts = {"test_accuracy": progress.last, "epochs": protocol.epochs}
+    facts = {
+        "test_accuracy": progress.last,
+        "epochs": progress.curve[-1][0],
+        "held_out": progress.held_out,
+        "precision": mixed_precision(lesson.device.torch)[1],
+    }
     unit.write(weights_file(spec), models.model_bytes(model, task, **facts))
     unit.finish(
         _about(model, source)

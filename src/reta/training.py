@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from itertools import islice
 from typing import Literal
 
@@ -15,11 +17,11 @@ from reta.checkpoint import Checkpoint, State, optimiser_tensors, restore_optimi
 from reta.data.augment import padded_views, random_views, render
 from reta.data.distilled import DistilledSet, MicroBatch
 from reta.data.images import ImageSet
-from reta.errors import DivergedError
+from reta.errors import DataError, DivergedError
 from reta.interruption import check
 from reta.models import Classifier
 from reta.progress import track
-from reta.runtime import images_per_pass, random_generator, seeded, torch_seed
+from reta.runtime import images_per_pass, mixed_precision, random_generator, seeded, torch_seed
 
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 Batches = Callable[[int], Iterable[list[MicroBatch]]]
@@ -39,6 +41,8 @@ class Protocol:
             its CutMix partner, by cross-entropy.
         checks: when test accuracy is measured: after each fifth of the epochs; or, as FADRM does,
             after every tenth epoch of the last fifth; and after the last epoch.
+        smoothing: share of hard labels that is spread over all classes.
+        ema: decay of the running mean of the weights that is kept in their place; 0: none.
     """
 
     epochs: int
@@ -48,6 +52,8 @@ class Protocol:
     temperature: float = 20.0
     labels: Literal["soft", "hard"] = "soft"
     checks: Literal["fifths", "end"] = "fifths"
+    smoothing: float = 0.0
+    ema: float = 0.0
 
     def rate(self, epoch: int) -> float:
         """Return the learning rate of an epoch."""
@@ -67,11 +73,13 @@ class Progress:
 
     Attributes:
         curve: epochs finished and test accuracy in [0, 1] after them.
+        held_out: epochs finished and accuracy on training images that were held out, if any.
         per_class: last accuracy of each class.
         confusion: last ``(true class, predicted class, images)``, where there are any.
     """
 
     curve: list[tuple[int, float]] = field(default_factory=list)
+    held_out: list[tuple[int, float]] = field(default_factory=list)
     per_class: list[float | None] = field(default_factory=list)
     confusion: list[tuple[int, int, int]] = field(default_factory=list)
 
@@ -102,12 +110,13 @@ def fit(
     batches: Batches,
     loss: Loss,
     protocol: Protocol,
-    after_epoch: Callable[[int], None],
+    after_epoch: Callable[[int], bool | None],
     description: str,
     *,
     seed: int = 0,
     progress: Progress | None = None,
     checkpoint: Checkpoint | None = None,
+    mixed: bool = False,
 ) -> None:
     """Train a model in place.
 
@@ -117,11 +126,12 @@ def fit(
             forward pass, so one set of batch statistics; a batch is one optimiser step.
         loss: of logits and targets.
         protocol: rates and epochs.
-        after_epoch: called with the number of epochs finished.
+        after_epoch: called with the number of epochs finished; training stops if it says True.
         description: for the progress bar.
         seed: of dropout.
         progress: what ``after_epoch`` fills, to be kept with the state.
         checkpoint: keeps the state of the work, so that it can be interrupted.
+        mixed: whether to use the device's `mixed_precision`; not after a loss that diverged.
 
     Raises:
         DivergedError: if the loss becomes NaN or infinite.
@@ -129,14 +139,21 @@ def fit(
     checkpoint, progress = checkpoint or Checkpoint(), progress or Progress()
     protocol = replace(protocol, learning_rate=protocol.learning_rate * checkpoint.caution)
     optimiser = adamw(model, protocol)
-    epoch, taken = _resume(checkpoint.load(), model, optimiser, progress)  # the next step
+    average = _Average(model, protocol.ema) if protocol.ema else None
+    kept = checkpoint.load()
+    epoch, taken = _resume(kept, model, optimiser, progress)  # the next step
+    if average and kept:
+        average.load(kept.tensors)
+    device = model.mean.device
+    short = mixed_precision(device)[0] if mixed and not checkpoint.failures else None
 
     def state() -> State:
         tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
+        tensors |= average.tensors() if average else {}
         facts = {"epoch": epoch, "taken": taken, "progress": asdict(progress)}
         return State(tensors | optimiser_tensors(optimiser), facts)
 
-    finite = torch.ones((), device=model.mean.device)  # looked at rarely: reading it is a wait
+    finite = torch.ones((), device=device)  # looked at rarely: reading it is a wait
     with checkpoint.keeping(state) as offer, seeded(seed, "dropout"):
         for _ in track(range(epoch, protocol.epochs), description, protocol.epochs - epoch):
             for group in optimiser.param_groups:
@@ -148,15 +165,64 @@ def fit(
                 torch.manual_seed(torch_seed(seed, "dropout", epoch, taken))
                 optimiser.zero_grad()
                 for images, targets in batch:
-                    value = loss(model(images), targets) / len(batch)
+                    with torch.autocast(device.type, short, enabled=short is not None):
+                        value = loss(model(images), targets) / len(batch)
                     value.backward()
                     finite *= value.detach().isfinite()
                 optimiser.step()
+                if average:
+                    average.update(model)
                 taken += 1
             if not finite:
                 raise DivergedError(f"the loss of {model.name} became NaN or infinite")
-            after_epoch(epoch + 1)
+            with average.shown(model) if average else nullcontext():
+                enough = after_epoch(epoch + 1)
             epoch, taken = epoch + 1, 0
+            if enough:
+                break
+    if average:
+        model.load_state_dict(average.weights)
+
+
+class _Average:
+    """The running mean of a model's weights and statistics: m ← d·m + (1 − d)·w after each step.
+
+    Early on the decay is smaller, (1 + n) / (10 + n) after n steps, so that short trainings do not
+    end near where they began.
+    """
+
+    def __init__(self, model: Classifier, decay: float) -> None:
+        self.decay, self.steps = decay, 0
+        self.weights = {name: value.clone() for name, value in model.state_dict().items()}
+
+    @torch.no_grad()
+    def update(self, model: Classifier) -> None:
+        self.steps += 1
+        decay = min(self.decay, (1 + self.steps) / (10 + self.steps))
+        for name, value in model.state_dict().items():
+            if value.is_floating_point():
+                self.weights[name].lerp_(value, 1 - decay)
+            else:
+                self.weights[name].copy_(value)
+
+    @contextmanager
+    def shown(self, model: Classifier) -> Iterator[None]:
+        """Let a model have the mean weights while it is measured."""
+        own = {name: value.clone() for name, value in model.state_dict().items()}
+        model.load_state_dict(self.weights)
+        try:
+            yield
+        finally:
+            model.load_state_dict(own)
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        weights = {f"mean.{name}": value for name, value in self.weights.items()}
+        return weights | {"mean": torch.tensor(self.steps)}
+
+    def load(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        self.steps = int(tensors["mean"])
+        for name, value in self.weights.items():
+            value.copy_(tensors[f"mean.{name}"])
 
 
 def adamw(model: Classifier, protocol: Protocol) -> torch.optim.AdamW:
@@ -189,11 +255,14 @@ def _resume(
 
 
 @torch.no_grad()
-def predict(model: Classifier, images: ImageSet) -> torch.Tensor:
-    """Return the predicted classes ``(n,)`` of images."""
+def predict(
+    model: Classifier, images: ImageSet, indices: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Return the predicted classes ``(n,)`` of images, all by default."""
     model.eval()
     device = model.mean.device
-    batches = images.batches(torch.arange(len(images)).split(images_per_pass(images.size)))
+    chosen = torch.arange(len(images)) if indices is None else indices
+    batches = images.batches(chosen.split(images_per_pass(images.size)))
     return torch.cat([model(batch.to(device).float() / 255).argmax(1) for batch in batches]).cpu()
 
 
@@ -232,12 +301,16 @@ def watch(
 
     def after_epoch(epoch: int) -> None:
         if protocol.checked(epoch):
-            predicted = predict(model, test)
-            total, progress.per_class = shares(predicted, test)
-            progress.confusion = confusion(predicted, test.labels)
-            progress.curve.append((epoch, total))
+            _measure(progress, model, test, epoch)
 
     return progress, after_epoch
+
+
+def _measure(progress: Progress, model: Classifier, test: ImageSet, epoch: int) -> None:
+    predicted = predict(model, test)
+    total, progress.per_class = shares(predicted, test)
+    progress.confusion = confusion(predicted, test.labels)
+    progress.curve.append((epoch, total))
 
 
 def train_teacher(
@@ -249,25 +322,43 @@ def train_teacher(
     flip: bool,
     seed: int,
     batch_size: int | None = None,
+    target: float | None = None,
     checkpoint: Checkpoint | None = None,
 ) -> Progress:
     """Train a teacher on real images with hard labels (squeeze).
 
     Small images are moved and mirrored, larger ones cropped and mirrored, as is usual. A batch is
-    128 images, or a tenth of a set too small for that, since a teacher needs steps to learn.
+    128 images, or a tenth of a set too small for that, since a teacher needs steps to learn. The
+    images lie on the model's device, unless they are streamed.
+
+    Args:
+        model: on its device.
+        images: to learn from.
+        test: to measure on; chooses nothing.
+        protocol: rates and epochs.
+        flip: whether mirroring keeps the meaning of the images.
+        seed: of the run.
+        batch_size: images per step.
+        target: accuracy at which training stops, measured after each epoch on a tenth of each
+            class of ``images`` that is then not learned from. Over-trained teachers distil worse.
+        checkpoint: keeps the state of the work, so that it can be interrupted.
     """
-    batch_size = batch_size or min(128, max(16, len(images) // 10))
+    learned, held = _held_out(images.labels, seed) if target is not None else (None, None)
+    count = len(images) if learned is None else len(learned)
+    batch_size = batch_size or min(128, max(16, count // 10))
     device, size = model.mean.device, images.size
     images, labels = images.to(device), images.labels.to(device)
 
     def batches(epoch: int) -> Iterator[list[MicroBatch]]:
         rng = random_generator(seed, "squeeze", model.name, epoch)
-        order = torch.from_numpy(rng.permutation(len(images)))
+        order = torch.from_numpy(rng.permutation(count))
+        if learned is not None:
+            order = learned[order]
         if size <= 64:
-            views = padded_views(rng, len(images), size, pad=max(1, size // 8), flip=flip)
+            views = padded_views(rng, count, size, pad=max(1, size // 8), flip=flip)
         else:
-            views = random_views(rng, len(images), size, scale=(0.25, 1.0), flip=flip)
-        parts = torch.arange(len(images)).split(batch_size)
+            views = random_views(rng, count, size, scale=(0.25, 1.0), flip=flip)
+        parts = torch.arange(count).split(batch_size)
         if len(parts) > 1 and len(parts[-1]) == 1:
             parts = parts[:-1]  # one image alone has no batch statistics
         for part, pixels in zip(parts, images.batches(order[p] for p in parts), strict=True):
@@ -275,18 +366,48 @@ def train_teacher(
             yield [(render(pixels.to(device).float() / 255, views[part], size), own)]
 
     progress, after_epoch = watch(model, test, protocol)
+
+    def enough(epoch: int) -> bool:
+        after_epoch(epoch)
+        if held is None or target is None:
+            return False
+        right = predict(model, images, held) == labels[held.to(device)].cpu()
+        progress.held_out.append((epoch, float(right.float().mean())))
+        if progress.held_out[-1][1] < target:
+            return False
+        if not progress.curve or progress.curve[-1][0] != epoch:
+            _measure(progress, model, test, epoch)
+        return True
+
     fit(
         model,
         batches,
-        F.cross_entropy,
+        partial(F.cross_entropy, label_smoothing=protocol.smoothing),
         protocol,
-        after_epoch,
+        enough,
         f"teacher {model.name}",
         seed=seed,
         progress=progress,
         checkpoint=checkpoint,
+        mixed=True,
     )
     return progress
+
+
+def _held_out(labels: torch.Tensor, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the indices to learn from and those held out: a tenth of each class, at least one.
+
+    A class of a single image is only learned.
+    """
+    rng = random_generator(seed, "squeeze", "held out")
+    held = torch.zeros(len(labels), dtype=torch.bool)
+    for label in labels.unique().tolist():
+        own = (labels == label).nonzero().flatten()
+        few = max(1, len(own) // 10) if len(own) > 1 else 0
+        held[own[torch.from_numpy(rng.permutation(len(own))[:few])]] = True
+    if not held.any():
+        raise DataError("too few images to hold some out: leave the target accuracy open")
+    return (~held).nonzero().flatten(), held.nonzero().flatten()
 
 
 def train_student(
