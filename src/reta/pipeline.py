@@ -38,6 +38,7 @@ from reta.synthesis.relabel import relabel
 from reta.tensors import png_bytes, tensor_bytes
 
 EPOCHS_PER_SHARD = 50
+_SHARD = 2**30  # logits in a shard of labels, at most: a gigabyte at 8 bits each
 # Settings that say where the images lie (their fingerprint is compared), how students are trained,
 # or how much fits in memory; not what the set is.
 _STUDENTS = ("student", "students", "protocol", "labels", "learning_rate", "stretch")
@@ -202,14 +203,15 @@ def class_blocks(job: Job, prepared: Prepared) -> list[Part]:
 
 
 def label_shards(job: Job, prepared: Prepared) -> list[Part]:
-    """Return the shards of epochs that labels are written in.
+    """Return the shards of epochs that labels are written in: 50, or as many as make a gigabyte.
 
     Views are drawn alike for every epoch, so keeping some epochs at random (LPLD's pruning) is to
     make the first ones only; students go round them.
     """
     epochs = range(max(1, round((job.config.label_epochs or 1) * job.config.label_keep)))
-    starts = epochs[::EPOCHS_PER_SHARD]
-    return _parts(job, [epochs[start : start + EPOCHS_PER_SHARD] for start in starts])
+    per_epoch = len(prepared.source.classes) ** 2 * job.config.ipc
+    step = max(1, min(EPOCHS_PER_SHARD, _SHARD // per_epoch))
+    return _parts(job, [epochs[start : start + step] for start in epochs[::step]])
 
 
 def _parts(job: Job, spans: Sequence[range]) -> list[Part]:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from reta.config import SHARE_OF_STEPS, Config, resolve, with_options
-from reta.data.images import StreamedImages
+from reta.data.images import ImageSet, StreamedImages
 from reta.data.sources import Source, open_source
 from reta.errors import unknown
 from reta.executor import Executor
@@ -20,7 +20,6 @@ from reta.squeeze import Lesson, committee_of, read_teacher, task_of, teacher_un
 from reta.storage import RunFolder
 from reta.synthesis.pool import MappedFeatures, Pool, look
 from reta.synthesis.recipe import Recipe
-from reta.teachers import TeacherSpec
 from reta.tensors import read_tensors, tensor_bytes
 
 IMAGES_PER_SHARD = 32_768  # of the pool of a streamed set: what a killed run does again at most
@@ -112,17 +111,26 @@ def prepare(
         committee.append(teacher)
         hashes[spec.name] = record["files"][weights_file(spec)]
         accuracy[spec.name] = record["facts"]["test_accuracy"]
-    executor.run("pool", pool_unit, taught, specs[:1])
+    executor.run("pool", pool_unit, taught, pool_spans(source.train))
     executor.check()
     pool = open_pool(source, committee[0], next(iter(hashes.values())), run)
     return Prepared(config, source, place, committee, hashes, accuracy, pool, tuple(warnings))
 
 
-def pool_unit(lesson: Lesson, spec: TeacherSpec) -> None:
-    """Look at all real images through one teacher as a unit of work."""
+def pool_spans(images: ImageSet) -> list[range]:
+    """Return the shards of the pool: many of a streamed set, one of a set in memory."""
+    step = IMAGES_PER_SHARD if isinstance(images, StreamedImages) else max(1, len(images))
+    return [range(i, min(i + step, len(images))) for i in range(0, len(images), step)]
+
+
+def pool_unit(lesson: Lesson, span: range) -> None:
+    """Look at a shard of the real images through the first teacher as a unit of work."""
+    spec = committee_of(lesson.config)[0]
     teacher, record = read_teacher(lesson, spec)
-    digest = record["files"][weights_file(spec)]
-    open_pool(lesson.source, teacher.to(lesson.device.torch), digest, RunFolder(lesson.path))
+    teacher = teacher.to(lesson.device.torch)
+    digest, run = record["files"][weights_file(spec)], RunFolder(lesson.path)
+    number = pool_spans(lesson.source.train).index(span)
+    _pool_shard(lesson.source, teacher, digest, run, number, span)
 
 
 def open_pool(source: Source, teacher: Classifier, digest: str, run: RunFolder) -> Pool:
@@ -133,10 +141,9 @@ def open_pool(source: Source, teacher: Classifier, digest: str, run: RunFolder) 
     """
     images = source.train
     streamed = isinstance(images, StreamedImages)
-    step = IMAGES_PER_SHARD if streamed else max(1, len(images))
-    spans = [range(i, min(i + step, len(images))) for i in range(0, len(images), step)]
     shards = [
-        _pool_shard(source, teacher, digest, run, number, span) for number, span in enumerate(spans)
+        _pool_shard(source, teacher, digest, run, number, span)
+        for number, span in enumerate(pool_spans(images))
     ]
     features = [tensors["features"] for tensors, _ in shards]
     return Pool(
