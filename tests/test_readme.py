@@ -61,7 +61,9 @@ def test_the_python_snippet(tmp_path, monkeypatch):
     assert loss.isfinite()
 
 
-@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "docs/run-folder.md"])
+@pytest.mark.parametrize(
+    "name", ["README.md", "CONTRIBUTING.md", "docs/run-folder.md", "docs/cluster.md"]
+)
 def test_links_lead_somewhere(name):
     """Breaks when a document points to a file that was moved."""
     text = (ROOT / name).read_text(encoding="utf-8")
