@@ -33,6 +33,12 @@ def paint(label: int, index: int, moment: str, side: int = 32) -> Image.Image:
     return image
 
 
+def noise(label: int, index: int, moment: str, side: int = 16) -> Image.Image:
+    """Draw noise, which is quick and does not compress."""
+    pixels = random.Random(f"{label} {index} {moment}").randbytes(side * side * 3)
+    return Image.frombytes("RGB", (side, side), pixels)
+
+
 def save_json(path: Path, value: Any) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.name == "manifest.json":
@@ -67,6 +73,7 @@ def manifest(method: str, classes: list[str], ipc: int, seed: int) -> dict[str, 
         },
         "device": {"name": "cpu", "reason": "no GPU was found"},
         "created": "2026-03-01T12:00:00+00:00",
+        "recipe": {"objective": {"bn_weight": 0.01}, "start": {"type": "RealImages"}},
         "files": {},
     }
 
@@ -122,8 +129,14 @@ def recovery(labels: list[int], ipc: int, side: int) -> dict[str, Any]:
         for step in (100, 200)
     ]
     history = {"columns": COLUMNS, "cell": side, "rows": min(ipc, 4)}
+    # The start, then two connections; every second image takes the first one's anchor.
+    anchors = [
+        [[1000 * step + 10 * label + image // 2 * 2 for image in range(ipc)] for label in labels]
+        for step in range(3)
+    ]
     return {
         "labels": labels,
+        "anchors": anchors,
         "seconds": 41.5,
         "steps": steps,
         "connections": connections,
@@ -144,6 +157,10 @@ def geometry(classes: list[str]) -> dict[str, Any]:
         "real": [[[0, 0.1 + 0.07 * i] for i in range(9)], [[0.5, 0.8], [0.62, 0.7]]],
         "synthetic": [[[0, 0.05 + 0.05 * i] for i in range(9)], [[0.45, 0.52]]],
         "max_length": 1.0,
+        "images": {
+            "real": [[[0.1, 0.5], [0.9, 0.2]], [[0.3, 0.0], [0.0, 0.4]]],
+            "synthetic": [[[0.1, 0.2], [0.3, 0.2]], [[0.0, 0.0], [0.0, 0.1]]],
+        },
     }
     labels = range(min(len(classes), 10))
     return {
@@ -179,6 +196,7 @@ def metrics(classes: list[str], students: int = 3, level: float = 0.579) -> dict
             "best_std": 0.018,
         },
         "students": trained,
+        "confusion": confusion(len(classes)),
         "kappa_mean": 0.365,
         "seconds_per_image": 1.04,
         "peak_memory": 1_900_000_000,
@@ -188,6 +206,51 @@ def metrics(classes: list[str], students: int = 3, level: float = 0.579) -> dict
         "chance": 1 / len(classes),
         "full_data": {"test_accuracy": 0.802, "architecture": "resnet18"},
     }
+
+
+def confusion(classes: int) -> list[list[int]]:
+    """Of the 30 images of a class, 20 are recognised and 10 taken for the next class."""
+    right = [[label, label, 20] for label in range(classes)]
+    return sorted([*right, *([label, (label + 1) % classes, 10] for label in range(classes))])
+
+
+def evaluation(name: str, details: dict[str, Any], **figures: list[float]) -> dict[str, Any]:
+    """Return the result of an evaluation as `reta evaluate` writes it."""
+    return {
+        "evaluation": name,
+        "settings": {"type": "Anything", "per_class": 0},
+        "student": "convnet3",
+        "seeds": [0, 1, 2],
+        "figures": {
+            key: {"title": key.replace("_", " "), "unit": "share", "better": "higher", "values": v}
+            for key, v in figures.items()
+        },
+        "details": details,
+        "notes": [f"A note on {name}, with <b>signs</b>."],
+    }
+
+
+CORRUPTIONS = {
+    "corruptions": {
+        name: {str(severity): [level - 0.05 * severity] * 3 for severity in (1, 3, 5)}
+        for name, level in (("gaussian_noise", 0.6), ("fog", 0.5), ("jpeg_compression", 0.55))
+    },
+    "images": 1000,
+}
+
+
+def write_evaluations(folder: Path) -> None:
+    """Write results of evaluations the page knows how to draw, and of one it does not."""
+    results = [
+        evaluation(
+            "corruptions", CORRUPTIONS, corrupted=[0.4, 0.42, 0.41], clean=[0.58, 0.6, 0.57]
+        ),
+        evaluation("architectures", {"resnet18": {"last": [0.5, 0.52], "best": [0.55, 0.53]}}),
+        evaluation("audit", {"pairs": [{"class": "<i>", "distance": 0.125}]}, leak=[0.51]),
+        evaluation("horoscope", {"stars": {"sirius": [1.5, 2.5]}, "sky": "clear"}, luck=[0.75]),
+    ]
+    for result in results:
+        save_json(folder / "evaluations" / f"{result['evaluation']}.json", result)
 
 
 def write_run(
@@ -219,6 +282,7 @@ def write_run(
     write_images(folder, classes, ipc, side, painter)
     save_json(folder / "geometry.json", geometry(classes))
     save_json(folder / "metrics.json", metrics(classes, level=level))
+    write_evaluations(folder)
     return folder
 
 

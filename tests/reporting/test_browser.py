@@ -4,34 +4,18 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import subprocess
 from html import unescape
 from pathlib import Path
 
 import pytest
-from folders import write_comparison, write_run
+from chromium import BROWSER, QUIET, Tab
+from folders import noise, write_comparison, write_run
 from PIL import Image
 
 from reta.reporting import write_report
 
-BROWSER = next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
-)
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="no chromium is installed")
-
-QUIET = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-dev-shm-usage",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--hide-scrollbars",
-    "--enable-logging=stderr",
-]
 
 # Runs after the page's own script; the answers come back in the dumped document.
 RUN_TEST = """
@@ -151,7 +135,11 @@ def test_controls_work(run_page: Path) -> None:
     assert found["ends"] is True
     assert found["films"] == 1
     assert found["shapes"] == 1
-    first, second = "apple, image 1 · images/000/0.png", "apple, image 2 · images/000/1.png"
+    first, second = (
+        f"apple, image {number + 1} · images/000/{number}.png · right: "
+        "the real image blended in last (training image 2000)"
+        for number in (0, 1)
+    )
     assert found["zoom"] == [True, first, second, first]
     assert found["closed"] is True
     assert found["loaded"] == 0
@@ -174,3 +162,84 @@ def test_pages_are_drawn_without_complaint(
 def test_pages_fit_a_phone(kind: str, request: pytest.FixtureRequest) -> None:
     found = ask(request.getfixturevalue(kind), FIND_WIDE, width=360)
     assert found == {"wide": [], "page": 360}
+
+
+def test_the_keyboard_is_enough(run_page: Path) -> None:
+    """Breaks when someone without a mouse cannot reach, open, turn and close a picture."""
+    with Tab(run_page) as tab:
+        active = "document.activeElement"
+        tab.press("Tab")
+        assert tab.ask(f"{active}.className") == "skip"
+        tab.press("Enter")
+        assert tab.ask(f"{active}.id") == "content"
+        for _ in range(40):
+            tab.press("Tab")
+            outline = tab.ask(f"getComputedStyle({active}).outlineStyle")
+            assert outline != "none", tab.ask(f"{active}.outerHTML.slice(0, 200)")
+            if tab.ask(f"{active}.className") == "shot":
+                break
+        tab.press("Enter")
+        assert tab.ask("document.getElementById('zoom').open")
+        caption = "document.getElementById('zoom-caption').textContent"
+        first = tab.ask(caption)
+        tab.press("ArrowRight")
+        assert tab.ask(caption) != first
+        tab.press("ArrowLeft")
+        assert tab.ask(caption) == first
+        tab.press("Escape")
+        assert not tab.ask("document.getElementById('zoom').open")
+        assert tab.ask(f"{active}.className") == "shot"
+        assert tab.complaints == tab.requests == []
+
+
+def test_real_images_can_be_put_away(run_page: Path) -> None:
+    """Breaks when the real anchors are not beside the distilled images, or cannot be hidden."""
+    shown = "[...document.querySelectorAll('.shot .real')].filter((e) => e.offsetParent).length"
+    with Tab(run_page) as tab:
+        assert tab.ask(f"document.querySelector('#shelves').scrollIntoView(); {shown}") > 0
+        tab.ask("document.querySelector('[data-toggle]').click()")
+        assert tab.ask(shown) == 0
+        assert tab.ask("document.querySelector('[data-toggle]').ariaPressed") == "false"
+
+
+@pytest.mark.parametrize("kind", ["run_page", "comparison_page"])
+def test_dark_and_printed(kind: str, request: pytest.FixtureRequest) -> None:
+    """Breaks when a reader's dark screen gets a white page, or paper gets dark ground."""
+    page = request.getfixturevalue(kind)
+    ground = "getComputedStyle(document.body).backgroundColor"
+    with Tab(page) as tab:
+        light = tab.ask(ground)
+        tab.prefer("prefers-color-scheme", "dark")
+        assert tab.ask(ground) != light
+        tab.prefer("prefers-color-scheme", "dark", media="print")
+        assert tab.ask(ground) == "rgb(255, 255, 255)"
+        assert tab.ask("document.querySelector('.bar').offsetParent") is None
+        pages = tab.pdf().count(b"/Type /Page\n")
+        assert 2 <= pages < 60
+        assert tab.complaints == tab.requests == []
+
+
+@pytest.fixture(scope="module")
+def large_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    names = [f"class {label}" for label in range(300)]
+    folder = tmp_path_factory.mktemp("large")
+    return write_report(write_run(folder, classes=names, ipc=2, side=16, painter=noise))
+
+
+def test_many_classes_stay_usable(large_page: Path) -> None:
+    """Breaks when a page of hundreds of classes shows all at once, or hides some for good."""
+    shown = "[...document.querySelectorAll('.shelf')].filter((e) => !e.hidden).length"
+    with Tab(large_page, width=360) as tab:
+        assert tab.ask("document.querySelectorAll('.shelf').length") == 300
+        assert tab.ask(shown) == 24
+        assert tab.ask("document.documentElement.scrollWidth") == 360
+        tab.ask("document.getElementById('shelves-search').focus()")
+        tab.write("CLASS 29")
+        assert tab.ask(shown) == 11  # 29 and 290 to 299
+        status = "document.querySelector('.search [role=status]').textContent"
+        assert tab.ask(status) == "11 of 11 classes"
+        tab.ask("document.getElementById('shelves-search').value = ''")
+        tab.ask("document.getElementById('shelves-search').dispatchEvent(new Event('input'))")
+        tab.ask("document.querySelector('.search button').click()")
+        assert tab.ask(shown) == 48
+        assert tab.complaints == tab.requests == []

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import re
 import subprocess
@@ -11,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from folders import metrics, save_json, write_comparison, write_run
+from folders import metrics, noise, save_json, write_comparison, write_run
 from PIL import Image
 
 from reta.errors import DataError
-from reta.reporting import gallery_sheet, write_report
+from reta.reporting import gallery_sheet, mechanism, write_report
+from reta.reporting.reading import read_run
 from reta.reporting.svg import ticks
 from reta.reporting.words import duration, number, size, spread
 
@@ -116,7 +119,7 @@ def test_images_of_every_class_are_embedded(run_folder: Path) -> None:
 @pytest.mark.parametrize(
     ("missing", "gone", "told"),
     [
-        ("metrics.json", "students", "reta train"),
+        ("metrics.json", "Accuracy by student", "reta train"),
         ("geometry.json", "Persistence diagram", "Losses"),
         ("config.yaml", "Configuration", "Setup"),
         ("images", "Everything the student", "How an image came about"),
@@ -157,9 +160,8 @@ def test_many_classes_are_shown_in_part(tmp_path: Path) -> None:
     names = [f"class {label}" for label in range(24)]
     page = Page(write_report(write_run(tmp_path / "run", classes=names, ipc=12, side=8)))
     check(page)
-    assert "20 of 24 classes, 10 of up to 12 images per class" in page.text
-    assert "Synthetic image 1 of class class 19" in [image["alt"] for image in page.images]
-    assert "Synthetic image 1 of class class 20" not in [image["alt"] for image in page.images]
+    assert "A part of what the student learns from: 10 of up to 12 images per class." in page.text
+    assert "Synthetic image 10 of class class 23" in [image["alt"] for image in page.images]
     assert "The 20 lowest of 24" in page.text
 
 
@@ -169,6 +171,71 @@ def test_ten_classes_stay_below_two_megabytes(tmp_path: Path, side: int) -> None
     path = write_report(write_run(tmp_path / "run", classes=names, ipc=10, side=side))
     assert path.stat().st_size < 2_000_000
     assert ("are reduced" in Page(path).text) == (side > 32)
+
+
+def test_real_anchors_stand_beside_the_images(run_folder: Path) -> None:
+    """Breaks when the gallery shows another real image than the one blended in last."""
+    page = Page(write_report(run_folder))
+    real = [image for image in page.images if "real" in str(image.get("class"))]
+    assert real[0]["alt"] == "The real image blended in last (training image 2000)"
+    # Four classes of four images.
+    assert sum("training image" in str(image["alt"]) for image in real) == 16
+    source = base64.b64decode(str(real[0]["src"]).partition(",")[2])
+    with (
+        Image.open(io.BytesIO(source)) as shown,
+        Image.open(run_folder / "history" / "000.png") as sheet,
+    ):
+        assert shown.convert("RGB").tobytes() == sheet.crop((4 * 32, 0, 5 * 32, 32)).tobytes()
+
+
+def test_retrieval_counts(run_folder: Path) -> None:
+    """Breaks when the start counts as a blend, or a real image used twice as two."""
+    page = Page(write_report(run_folder))
+    # Two connections of four images, each anchor used by two of them.
+    assert "4 different real images in 8 blends." in page.text
+    assert "× 2 image 1000" in page.text
+
+
+def test_confusion(run_folder: Path) -> None:
+    """Breaks when true and predicted class are exchanged, or shares are not of the true class."""
+    page = Page(write_report(run_folder))
+    assert "applefish33.3 % (10 of 30)" in page.text
+    assert "Confusion by class" in page.text
+
+
+def test_the_parts_of_the_loss_are_compared(run_folder: Path) -> None:
+    """Breaks when β is forgotten in the ratio of the two parts."""
+    run = read_run(run_folder)
+    chart = str(mechanism.ratio_chart(run))
+    first = run.recoveries[0]["steps"][0]
+    gap = 0.01 * first["bn_gap"]
+    assert f"resnet18 from {gap / (first['loss'] - gap):.3g} to" in chart
+
+
+def test_every_evaluation_is_shown(run_folder: Path) -> None:
+    """Breaks when a result is not on the page, or one of an unknown kind stops the report."""
+    page = Page(write_report(run_folder))
+    check(page)
+    for title in ("Corruptions", "Other architectures", "Horoscope", "Audit: what is left"):
+        assert title in page.text
+    assert "corrupted41.0 ± 1.0 %higher is better" in page.text
+    assert "A note on horoscope, with <b>signs</b>." in page.text
+    assert "fog45.0 ± 0.0 %" in page.text  # severity 1
+    assert "sirius2.00 ± 0.707" in page.text
+    order = [page.source.index(f'id="{name}"') for name in ("images", "accuracy", "cost", "losses")]
+    later = ("topology", "anchors", "evaluation-corruptions", "confusion", "evaluation-audit")
+    order += [page.source.index(f'id="{name}"') for name in (*later, "setup")]
+    assert order == sorted(order)
+
+
+def test_a_page_of_a_thousand_classes_is_bounded(tmp_path: Path) -> None:
+    """Breaks when the page grows with the number of classes without end."""
+    classes = [f"class {label}" for label in range(1000)]
+    path = write_report(write_run(tmp_path / "run", classes=classes, ipc=3, side=16, painter=noise))
+    assert path.stat().st_size < 6_000_000
+    page = Page(path)
+    check(page)
+    assert page.source.count('class="shelf"') == 1000
 
 
 def test_comparison_page(comparison_folder: Path) -> None:
@@ -183,8 +250,8 @@ def test_comparison_page(comparison_folder: Path) -> None:
     assert page.text.count("(best)") == 2  # of the accuracies: a low cost is not a win
     assert "reta-seed1" in page.text
     assert "reta compare tiny --methods random,fadrm+,reta" in page.text
-    # Four classes, three methods, four images each, and the zoomed one.
-    assert len(page.images) == 4 * 3 * 4 + 1
+    # Four classes, three methods, four images each, and the two of the enlargement.
+    assert len(page.images) == 4 * 3 * 4 + 2
 
 
 def test_comparison_with_an_unfinished_run(comparison_folder: Path) -> None:

@@ -193,7 +193,7 @@ def _walls(comparison: Comparison) -> tuple[list[Wall], Gallery | None]:
         return [], None
     per_class = 6 if len(first) <= 4 else 3
     budget = PICTURE_BYTES // len(first)
-    shown = {name: gallery(run, 20, per_class, budget) for name, run in first.items()}
+    shown = {name: gallery(run, per_class, budget, anchors=False) for name, run in first.items()}
     present = {name: found for name, found in shown.items() if found}
     if not present:
         return [], None

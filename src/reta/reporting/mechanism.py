@@ -9,8 +9,9 @@ from markupsafe import Markup
 
 from reta.reporting import words
 from reta.reporting.charts import Row, Series, dot_chart, line_chart, scatter
+from reta.reporting.pictures import heat_map
 from reta.reporting.reading import Facts, Run, figure, mean, part
-from reta.reporting.svg import compact
+from reta.reporting.svg import compact, embedded, tag
 
 _MOST_BARS = 20
 
@@ -58,7 +59,37 @@ def loss_charts(run: Run) -> list[Markup]:
         line_chart(title, series, ("step", ""), note=note, marks=marks, wide=True)
         for title, series, note in shown
     ]
+    charts.insert(2, ratio_chart(run))
     return [chart for chart in charts if chart]
+
+
+def ratio_chart(run: Run) -> Markup:
+    """Return how the two parts of the loss compare, a line per teacher."""
+    weight = figure(part(part(run.manifest, "recipe"), "objective"), "bn_weight")
+    if weight is None:
+        return Markup("")
+    series = []
+    for index in sorted({int(row.get("teacher", 0)) for row in _steps(run)}):
+        gaps = dict(_course(run, "bn_gap", index))
+        points = [
+            (step, weight * gaps[step] / (loss - weight * gaps[step]))
+            for step, loss in _course(run, "loss", index)
+            if step in gaps and loss > weight * gaps[step] > 0
+        ]
+        series.append(Series(teacher_name(run, index), points, index % 6))
+    return line_chart(
+        "Statistics against classes",
+        series,
+        ("step", "ratio"),
+        note=f"The weighted batch-norm gap (β = {words.number(weight)}) over the cross-entropy: "
+        "which part of the loss leads. It differs by teacher, so β does not carry over.",
+        marks=connection_steps(run),
+        wide=True,
+    )
+
+
+def _steps(run: Run) -> list[Facts]:
+    return [row for facts in run.recoveries for row in facts.get("steps", [])]
 
 
 def _by_teacher(run: Run, name: str) -> list[Series]:
@@ -216,4 +247,27 @@ def _diagrams(facts: Facts) -> list[Markup]:
     note = "Each point is a group or loop; far above the diagonal means it lasts."
     limit = figure(facts, "max_length") or 1.0
     names = ("appears at ε", "disappears at ε")
-    return [scatter("Persistence diagram", series, names, limit, note=note)]
+    return [scatter("Persistence diagram", series, names, limit, note=note), _images(facts)]
+
+
+def _images(facts: Facts) -> Markup:
+    """Return the persistence images, real above synthetic, loops beside groups."""
+    images = part(facts, "images")
+    rows = []
+    for kind in ("synthetic", "real"):
+        for degree, what in enumerate(("groups", "loops")):
+            both = [images.get(side, []) for side in ("real", "synthetic")]
+            if any(degree >= len(side) or not side[degree] for side in both):
+                return Markup("")
+            # One scale for both kinds, so that a paler picture has lost something.
+            top = max(value for side in both for row in side[degree] for value in row)
+            picture = heat_map(images[kind][degree], top, flip=True)
+            name = f"{kind} {what}"
+            shown = embedded(picture, f"Persistence image of the {name}")
+            rows.append(tag("li", shown, tag("span", name)))
+    note = (
+        "The diagram as the topology loss sees it: to the right appears late, upwards lasts long. "
+        "Paler or emptier than real: structure that is missing."
+    )
+    caption = tag("figcaption", tag("strong", "Persistence images"), tag("span", note))
+    return tag("figure", caption, tag("ul", *rows, class_="heats"), class_="chart")

@@ -70,6 +70,19 @@ def full_data(run: Run) -> tuple[str, float] | None:
     return max(known, key=lambda pair: pair[1], default=None)
 
 
+def summary_rows(run: Run) -> list[list[str]]:
+    """Return the table to see first: what models trained on what reach."""
+    found = part(run.metrics, "accuracy")
+    name, count = str((run.metrics or {}).get("student", "model")), len(students(run))
+    model = f"{name}, {words.plural(count, 'student')}"
+    rows = [["this set", model, accuracy(run), accuracy(run, "best")]]
+    if whole := full_data(run):
+        rows.append(["all real images", whole[0], words.percent(whole[1]), words.MISSING])
+    if (chance := figure(run.metrics, "chance")) is not None:
+        rows.append(["nothing: guessing", words.MISSING, words.percent(chance), words.MISSING])
+    return rows if figure(found, "last_mean") is not None else []
+
+
 def accuracy_chart(run: Run) -> Markup:
     """Return the accuracy between chance and training on everything."""
     found = part(run.metrics, "accuracy")

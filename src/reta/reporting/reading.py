@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import shlex
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ class Run:
         teachers: facts of each teacher, in committee order.
         recoveries: facts of each block of classes.
         config: the configuration as written.
+        evaluations: the results of ``reta evaluate`` by name.
     """
 
     path: Path
@@ -38,13 +40,14 @@ class Run:
     teachers: list[Facts]
     recoveries: list[Facts]
     config: str | None
+    evaluations: dict[str, Facts] = field(default_factory=dict)
 
-    @property
+    @cached_property
     def classes(self) -> list[str]:
         """The names of the classes in label order."""
         return [str(name) for name in self.manifest.get("classes", [])]
 
-    @property
+    @cached_property
     def folders(self) -> list[str]:
         """The folder name of each class; one that would leave the run folder is emptied."""
         names = [str(name) for name in self.manifest.get("folders", self.classes)]
@@ -84,6 +87,17 @@ class Run:
         path = self.path / "history" / f"{folder}.png"
         return open_image(path) if folder and path.is_file() else None
 
+    def anchors(self, label: int) -> list[list[int]]:
+        """Which real images were blended into the images of a class, connection by connection."""
+        for facts in self.recoveries:
+            labels = facts.get("labels", [])
+            if label in labels:
+                place, connections = labels.index(label), len(facts.get("connections") or [])
+                chosen = facts.get("anchors") or []
+                # The first may be the images the class started from.
+                return [step[place] for step in chosen[len(chosen) - connections :]]
+        return []
+
     def layout(self, label: int) -> Facts | None:
         """How the evolution sheet of a class is laid out."""
         for facts in self.recoveries:
@@ -108,6 +122,9 @@ def read_run(path: Path) -> Run:
         teachers=_facts(path, "teacher-*.json"),
         recoveries=_facts(path, "recover-*.json"),
         config=config.read_text("utf-8", errors="replace") if config.is_file() else None,
+        evaluations={
+            found.stem: read_object(found) for found in sorted(path.glob("evaluations/*.json"))
+        },
     )
 
 

@@ -12,7 +12,7 @@ import jinja2
 from markupsafe import Markup
 
 from reta.errors import DataError
-from reta.reporting import mechanism, outcome, words
+from reta.reporting import confusion, evaluations, mechanism, outcome, retrieval, words
 from reta.reporting.album import PICTURE_BYTES, films, gallery
 from reta.reporting.comparison import COMPARISON, comparison_page, read_comparison
 from reta.reporting.reading import Run, figure, part, read_run
@@ -78,7 +78,9 @@ def _digest(source: str) -> str:
 def run_page(run: Run) -> dict[str, Any]:
     """Return everything the page about one run shows; absent sections are empty."""
     shown = gallery(run)
-    budget = PICTURE_BYTES - (shown.bytes if shown else 0)
+    anchors = retrieval.most_used(run)
+    budget = max(0, PICTURE_BYTES - (shown.bytes if shown else 0))
+    measured = evaluations.sections(run)
     page = {
         "run": run,
         "title": _title(run),
@@ -90,23 +92,42 @@ def run_page(run: Run) -> dict[str, Any]:
         "mechanism": mechanism,
         "losses": mechanism.loss_charts(run),
         "connections": mechanism.connection_rows(run),
+        "anchors": anchors,
+        "reuse": retrieval.reuse_chart(run),
         "geometry": _geometry(run),
+        "measured": measured,
+        "confusion": _confusion(run),
         "cautions": outcome.cautions(run),
         "setup": method_facts(run) + data_facts(run.data) + machine_facts(run),
         "percentages": [(name, words.percent(value)) for name, value in outcome.per_class(run)],
     }
+    own = [(f"evaluation-{one.name}", one.title, True) for one in measured]
+    audit = [entry for entry in own if entry[0] == "evaluation-audit"]
     present = [
         ("images", "Images", bool(shown)),
         ("evolution", "Evolution", bool(page["films"])),
         ("accuracy", "Accuracy", True),
         ("cost", "Cost and size", bool(outcome.cost_rows(run))),
         ("losses", "Losses", bool(page["losses"])),
-        ("anchors", "Anchors", bool(page["connections"])),
         ("topology", "Topology", bool(page["geometry"])),
+        ("anchors", "Anchors", bool(page["connections"])),
+        *[entry for entry in own if entry not in audit],
+        ("confusion", "Confusion", bool(page["confusion"])),
+        *audit,
         ("setup", "Setup", True),
     ]
     page["sections"] = [(name, title) for name, title, there in present if there]
     return page
+
+
+def _confusion(run: Run) -> dict[str, Any] | None:
+    if not confusion.shares(run):
+        return None
+    return {
+        "chart": confusion.matrix_chart(run),
+        "picture": confusion.matrix_picture(run),
+        "pairs": confusion.mistakes(run),
+    }
 
 
 def _title(run: Run) -> str:

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
+from reta.reporting.pictures import Picture
+
 # The drawing is this wide, so that its text keeps a readable size on a phone.
 WIDTH = 400.0
 LEFT, RIGHT, TOP, BOTTOM = 50.0, 10.0, 10.0, 40.0
@@ -24,6 +26,13 @@ def tag(name: str, *children: str, **attributes: object) -> Markup:
     ]
     return Markup("<{0}{1}>{2}</{0}>").format(
         Markup(name), Markup("").join(written), Markup("").join(children)
+    )
+
+
+def embedded(picture: Picture, alt: str) -> Markup:
+    """Return an ``<img>`` of an embedded picture, its pixels as squares."""
+    return Markup('<img src="{}" width="{}" height="{}" alt="{}" class="pixels">').format(
+        picture.source, picture.width, picture.height, alt
     )
 
 

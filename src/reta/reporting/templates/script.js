@@ -52,6 +52,41 @@ function classFilter(group) {
   });
 }
 
+// Of very many classes only some are shown at a time: the page stays short, also in print.
+function classSearch(group) {
+  const items = [...document.getElementById(group.dataset.search).children];
+  const field = group.querySelector("input");
+  const more = group.querySelector("button");
+  const status = group.querySelector("[role=status]");
+  const page = Number(group.dataset.page);
+  let limit = page;
+  const show = () => {
+    const wanted = field.value.trim().toLowerCase();
+    const found = items.filter((item) => item.dataset.name.includes(wanted));
+    const shown = new Set(found.slice(0, limit));
+    for (const item of items) item.hidden = !shown.has(item);
+    status.textContent = `${shown.size} of ${found.length} classes`;
+    more.hidden = shown.size === found.length;
+  };
+  field.addEventListener("input", () => {
+    limit = page;
+    show();
+  });
+  more.addEventListener("click", () => {
+    limit *= 2;
+    show();
+  });
+  show();
+}
+
+function toggle(button) {
+  const target = document.getElementById(button.dataset.toggle);
+  button.addEventListener("click", () => {
+    const on = target.classList.toggle("anchored");
+    button.setAttribute("aria-pressed", String(on));
+  });
+}
+
 function classChooser(select) {
   const panels = document.getElementById(select.dataset.choose).children;
   const show = () => {
@@ -108,16 +143,25 @@ function evolution(section) {
 }
 
 function zoom(dialog) {
-  const picture = dialog.querySelector("img");
+  const [picture, real] = dialog.querySelectorAll("img");
   const caption = dialog.querySelector("p");
   let shown = null;
   const show = (shot) => {
-    const image = shot.querySelector("img");
+    const image = shot.querySelector("img:not(.real)");
     shown = shot;
     picture.src = image.src;
     picture.alt = image.alt;
     picture.className = image.className;
-    caption.textContent = shot.dataset.caption;
+    const anchor = shot.querySelector("img.real");
+    real.hidden = !anchor;
+    if (anchor) {
+      real.src = anchor.src;
+      real.alt = anchor.alt;
+      real.className = anchor.className;
+    }
+    caption.textContent = anchor
+      ? `${shot.dataset.caption} · right: ${shot.dataset.anchor}`
+      : shot.dataset.caption;
   };
   const move = (by) => {
     const shots = [...document.querySelectorAll(".shot")].filter((shot) => shot.offsetParent);
@@ -145,6 +189,8 @@ function zoom(dialog) {
 document.addEventListener("DOMContentLoaded", () => {
   themeButton(document.getElementById("theme"));
   document.querySelectorAll("[data-filter]").forEach(classFilter);
+  document.querySelectorAll("[data-search]").forEach(classSearch);
+  document.querySelectorAll("[data-toggle]").forEach(toggle);
   document.querySelectorAll("[data-choose]").forEach(classChooser);
   document.querySelectorAll("[data-evolution]").forEach(evolution);
   zoom(document.getElementById("zoom"));
