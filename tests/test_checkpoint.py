@@ -157,7 +157,7 @@ def test_a_state_of_other_inputs_or_damaged_is_none(unit: Unit) -> None:
     assert not path.exists()
 
 
-def test_states_are_written_rarely(unit: Unit) -> None:
+def test_states_are_written_rarely(unit: Unit, monkeypatch: pytest.MonkeyPatch) -> None:
     """Breaks when keeping the state of fast work costs more than the work."""
     written = []
     checkpoint = Checkpoint(unit)
@@ -165,8 +165,9 @@ def test_states_are_written_rarely(unit: Unit) -> None:
         for _ in range(1000):
             offer()
     assert not written
-    checkpoint = Checkpoint(unit, every=0)
-    checkpoint.share = 1.0
+    monkeypatch.setattr(Checkpoint, "every", 0)
+    monkeypatch.setattr(Checkpoint, "share", 1.0)
+    checkpoint = Checkpoint(unit)
     with checkpoint.keeping(lambda: written.append(1) or State({})) as offer:
         for _ in range(100):
             offer()

@@ -71,7 +71,6 @@ def test_of_eight_processes_exactly_one_runs(tmp_path, count):
     refused = [words for words in said if words != "held"]
     # In the blink between taking the folder and saying so, the holder is "another process".
     assert all(f"process {holder.pid} on" in w or "another process" in w for w in refused), said
-    assert any(f"process {holder.pid} on" in words for words in refused)
     count("processes that started on one folder together", 8, "1 ran")
     end(*processes)
 

@@ -43,17 +43,19 @@ class Checkpoint:
 
     Args:
         unit: whose state it is; without one, nothing is kept.
-        every: least seconds between two writes.
 
     Attributes:
+        every: least seconds between two writes.
+        share: of the time that may be spent writing.
         failures: how earlier attempts at this unit diverged; each makes the next one more careful.
     """
 
-    share = 0.01  # of the time may be spent writing
+    every = 30.0
+    share = 0.01
 
-    def __init__(self, unit: Unit | None = None, every: float = 30.0) -> None:
+    def __init__(self, unit: Unit | None = None) -> None:
         self._unit = unit
-        self._every = self._wait = every
+        self._wait = self.every
         self._saved = time.monotonic()
         self._state = self._read()
         self.failures: list[str] = [] if self._state is None else self._state.facts["failures"]
@@ -97,7 +99,7 @@ class Checkpoint:
         facts = {**state.facts, "failures": self.failures}
         self._unit.keep(tensor_bytes(state.tensors, facts))
         self._saved = time.monotonic()
-        self._wait = max(self._every, (self._saved - started) / self.share)
+        self._wait = max(self.every, (self._saved - started) / self.share)
 
     @contextmanager
     def keeping(self, state: Callable[[], State]) -> Iterator[Callable[[], None]]:

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from reta import __version__
-from reta.checkpoint import attempt
+from reta.checkpoint import Checkpoint, attempt
 from reta.config import Config, describe, from_yaml, to_yaml
 from reta.data.distilled import image_name, read_images, teacher_name
 from reta.data.formats import Top, label_format
@@ -319,6 +319,7 @@ def label_shard(prepared: Prepared, part: Part) -> None:
         seed=config.seed,
         flip=source.flip,
         online=form is None,
+        checkpoint=Checkpoint(unit),
     )
     tensors = tensor_bytes(shard.tensors(form), facts)
     unit.write(f"labels/views-{part.index:03d}.safetensors", tensors)

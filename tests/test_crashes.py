@@ -1,0 +1,157 @@
+"""kill -9, SIGTERM and damage at random moments: the counts are the claim.
+
+The fast tests do a few of each; the slow ones, run by `make test-all`, as many as
+docs/reliability.md states.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from crashes import STAGES, World, artefacts, disturb, hashes, make_world, start, wait
+from reta import files
+from reta.checkpoint import Checkpoint
+from reta.storage import RunFolder
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory) -> World:
+    return make_world(tmp_path_factory.mktemp("world") / "run")
+
+
+def killed(world: World, stage: str, folder: Path, wanted: int, count) -> None:
+    outcome = disturb(world, stage, folder, wanted)
+    assert set(outcome.codes) == {-signal.SIGKILL}
+    said = f"{outcome.finished} runs finished, all hashes identical, nothing torn or left over"
+    count(f"kill -9 at random moments of {stage}", outcome.hits, said)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_few_kills(stage, world, tmp_path, count):
+    """Breaks when kill -9 leaves something that the next start trips over."""
+    killed(world, stage, tmp_path / "run", 3, count)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", STAGES)
+def test_fifty_kills(stage, world, tmp_path, count):
+    """Breaks when any moment of a stage is not safe against kill -9."""
+    killed(world, stage, tmp_path / "run", 50, count)
+
+
+def terminated(world: World, folder: Path, wanted: int, count) -> None:
+    stages, seconds = ("recover", "relabel", "train"), []
+    for number, stage in enumerate(stages):
+        own = wanted // 3 + (number < wanted % 3)
+        outcome = disturb(world, stage, folder, own, signal.SIGTERM)
+        assert set(outcome.codes) == {143}
+        seconds += outcome.seconds
+    count("SIGTERM at random moments", len(seconds), f"exit 143 after {max(seconds):.1f} s at most")
+
+
+def test_a_few_signals(world, tmp_path, count):
+    """Breaks when SIGTERM loses work, is not heard, or ends with another code."""
+    terminated(world, tmp_path / "run", 3, count)
+
+
+@pytest.mark.slow
+def test_twenty_signals(world, tmp_path, count):
+    """Breaks when SIGTERM loses work, is not heard, or ends with another code."""
+    terminated(world, tmp_path / "run", 20, count)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_second_signal_ends_at_once(number, code, world, tmp_path, count):
+    """Breaks when a person who insists has to wait, or loses what was finished."""
+    folder = world.before("train", tmp_path / "run")
+
+    def slow_to_stop() -> None:
+        Checkpoint.save = lambda *_: time.sleep(60)  # a disk that does not answer
+        world.work("train", folder)
+
+    child = start(slow_to_stop, signals=True)
+    time.sleep(0.2)
+    os.kill(child, number)
+    time.sleep(0.3)
+    second = time.monotonic()
+    os.kill(child, number)
+    assert wait(child) == code
+    waited = time.monotonic() - second
+    assert waited < 5  # of the sleep's 60
+    done = {name: digest for name, digest in world.hashes.items() if "student" not in name}
+    for name, digest in done.items():
+        assert files.sha256_file(folder / name) == digest
+    count("second signal", 1, f"ended with {code} after {waited:.2f} s")
+
+
+def damaged(world: World, flips: int, cuts: int, count) -> None:
+    rng, run = random.Random(0), RunFolder(world.folder)
+    kinds = artefacts(world.folder)
+    assert len(kinds) >= 9
+    for total, what in ((flips, "bit flips"), (cuts, "truncations")):
+        found = 0
+        for index in range(total):
+            path = rng.choice(sorted(kinds.values())[index % len(kinds)])
+            whole = path.read_bytes()
+            place = rng.randrange(len(whole))
+            if what == "bit flips":
+                broken = bytearray(whole)
+                broken[place] ^= 1 << rng.randrange(8)
+            else:
+                broken = whole[:place]
+            path.write_bytes(broken)
+            problems = run.verify()
+            found += bool(problems)
+            path.write_bytes(whole)
+            assert problems, path
+        assert found == total
+        count(f"{what} in {len(kinds)} kinds of files", total, f"{found} found by verify")
+    assert run.verify() == []
+
+
+def test_a_few_flips(world, count):
+    """Breaks when one bit of any artefact can change unnoticed."""
+    damaged(world, 22, 11, count)
+
+
+@pytest.mark.slow
+def test_two_hundred_flips(world, count):
+    """Breaks when one bit of any artefact can change unnoticed."""
+    damaged(world, 200, 50, count)
+
+
+@pytest.mark.slow
+def test_five_hundred_units_in_flat_memory(tmp_path, count):
+    """Breaks when a unit leaves memory, a thread or an open file behind."""
+    run = RunFolder(tmp_path / "run")
+
+    def resident() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    def opened() -> int:
+        return len(list(Path("/proc/self/fd").iterdir()))
+
+    with run.locked():
+        for number in range(550):
+            if number == 50:
+                memory, handles = resident(), opened()
+            unit = run.unit(f"u-{number}", {"n": number})
+            unit.keep(bytes(200_000))
+            unit.write(f"data/{number}.bin", bytes(200_000))
+            unit.finish({"n": number})
+    growth = (resident() - memory) / 500
+    assert opened() <= handles
+    assert growth < 10_000
+    count("units in one process", 500, f"{growth / 1000:.1f} kB each, no file left open")
+
+
+def test_the_world_is_what_it_seems(world):
+    """Breaks when the harness compares a run with itself."""
+    assert hashes(world.folder) == world.hashes
+    assert len(world.hashes) > 20
