@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import logging
 import os
@@ -33,6 +34,7 @@ from reta.terminal import Folder, Out, bytes_, out, say
 
 Evaluations = Annotated[tuple[str, ...], arg(metavar="EVALUATION")]
 Cluster = Annotated[str | None, arg(metavar="ADDRESS")]
+Preset = Annotated[str | None, arg(name="preset", metavar="NAME")]
 Set = Annotated[tuple[str, ...], UseAppendAction, arg(name="set", metavar="PART.FIELD=VALUE")]
 
 
@@ -64,6 +66,7 @@ def distill(
     device: str = "auto",
     cluster: Cluster = None,
     force: bool = False,
+    preset_: Preset = None,
     set_: Set = (),
 ) -> None:
     """Distil images into a few synthetic ones per class, with soft labels.
@@ -81,18 +84,25 @@ def distill(
         cluster: do the units of work on Ray: auto (the cluster of this machine, or a new one on
             it) or an address. Needs `pip install 'reta[ray]'`.
         force: if DIR was begun with other settings, use DIR-2, DIR-3 … beside it; nothing is mixed.
+        preset_: settings to begin with: a name of `reta presets` or a .yaml file; DATA and options
+            override it.
         set_: a setting of the method, such as connection.trade_off=0.2; may be repeated. `reta
             methods METHOD` lists them.
     """
     from reta.cluster import executor_of
     from reta.pipeline import distill as run_distill
 
-    config = replace(_located(config), options=_options(set_))
+    config = _asked(config, set_)
     out_folder = out_folder or default_folder(config)
     folder = run_distill(config, out_folder, device, executor_of(cluster), force)
     report = make_report(folder)
     say(f"distilled set  {folder}\nreport         {report}")
     say(f"next           reta train {shlex.quote(str(folder))}")
+
+
+def _asked(config: Config, pairs: Sequence[str]) -> Config:
+    """Return the settings with full paths and the method's own settings."""
+    return replace(_located(config), options={**config.options, **_options(pairs)})
 
 
 def _located(config: Config) -> Config:
@@ -253,6 +263,7 @@ def compare(
     out_folder: Out = None,
     device: str = "auto",
     cluster: Cluster = None,
+    preset_: Preset = None,
     set_: Set = (),
 ) -> None:
     """Distil with several methods, train the same students on each, and tabulate.
@@ -267,11 +278,13 @@ def compare(
         device: auto, cpu, cuda, cuda:1 …
         cluster: do the units of work on Ray: auto (the cluster of this machine, or a new one on
             it) or an address. Needs `pip install 'reta[ray]'`.
+        preset_: settings to begin with: a name of `reta presets` or a .yaml file; DATA and options
+            override it.
         set_: a setting of the methods that have that part; may be repeated.
     """
     if config.method != "reta":
         raise UsageError(f"compare takes several: --methods random {config.method} …")
-    config = replace(_located(config), options=_options(set_))
+    config = _asked(config, set_)
     folder = out_folder or default_folder(config, "compare")
     _compare(config, methods, folder, seeds, device, cluster)
 
@@ -437,6 +450,17 @@ def methods(name: Positional[str | None] = None) -> None:
     say(yaml.safe_dump(describe(METHODS[name]), sort_keys=False).rstrip())
 
 
+def presets() -> None:
+    """List the presets: settings of the paper's tables and of small trials, for --preset NAME."""
+    from reta.config import preset_names, preset_title
+
+    table = Table("preset", "what it is", box=None)
+    for name in preset_names():
+        table.add_row(name, preset_title(name))
+    out.print(table)
+    say("use one:  reta distill DATA --preset NAME    try it first:  … --effort smoke")
+
+
 def _print_metrics(metrics: dict[str, Any]) -> None:
     rows = {
         "student": f"{metrics['student']}, seeds 0 to {len(metrics['students']) - 1}",
@@ -484,10 +508,38 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "verify": verify,
     "unlock": unlock,
     "methods": methods,
+    "presets": presets,
     "adopt": adopt,
     "demo": demo,
     "bench": bench,
 }
+
+
+def _commands(arguments: Sequence[str]) -> dict[str, Callable[..., Any]]:
+    """Return the commands; where a preset is named, their settings begin with it."""
+    words = [word for word in arguments if word == "--preset" or word.startswith("--preset=")]
+    if not words:
+        return COMMANDS
+    following = list(arguments)[list(arguments).index(words[-1]) + 1 :]
+    name = words[-1].partition("=")[2] or (following[0] if following else "")
+    base = preset(name)
+    return {word: _beginning_with(command, base) for word, command in COMMANDS.items()}
+
+
+def _beginning_with(command: Callable[..., Any], base: Config) -> Callable[..., Any]:
+    """Return a command whose settings, if it has any, default to a preset's."""
+    signature = inspect.signature(command)
+    if "config" not in signature.parameters:
+        return command
+
+    @functools.wraps(command)
+    def begun(*args: Any, **kwargs: Any) -> Any:
+        return command(*args, **kwargs)
+
+    given = signature.parameters["config"].replace(default=base)
+    parameters = [given if p.name == "config" else p for p in signature.parameters.values()]
+    begun.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    return begun
 
 
 def _fail(message: str) -> None:
@@ -512,7 +564,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         with stopping_on_signals():
             tyro.extras.subcommand_cli_from_dict(
-                COMMANDS,
+                _commands(sys.argv[1:] if arguments is None else arguments),
                 args=arguments,
                 prog="reta",
                 description=_DESCRIPTION,

@@ -263,6 +263,12 @@ def preset_names() -> list[str]:
     return sorted(path.name[:-5] for path in folder.iterdir() if path.name.endswith(".yaml"))
 
 
+def preset_title(name: str) -> str:
+    """Return what a shipped preset says of itself in its first line."""
+    text = (resources.files("reta") / "presets" / f"{name}.yaml").read_text(encoding="utf-8")
+    return text.splitlines()[0].removeprefix("# ")
+
+
 def preset(name: str) -> Config:
     """Return a preset by name, or the settings in a YAML file."""
     if name.endswith((".yaml", ".yml")):

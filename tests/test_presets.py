@@ -1,0 +1,193 @@
+"""Presets: every one is read, is what FADRM's scripts say, and runs end to end on a stand-in."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from reta import cli
+from reta.config import Config, preset, preset_names, preset_title, resolve
+from reta.pipeline import distill
+from reta.preparation import recipe_of
+from reta.storage import RunFolder
+from reta.students import train
+from reta.synthesis.recipe import Recipe
+from reta.teachers import TeacherSpec
+
+SETS = ("cifar100", "tiny-imagenet", "imagenette", "imagewoof", "imagenet-1k")
+CELLS = [(name, ipc) for name in SETS for ipc in (1, 10, 50)]
+
+# FADRM, validate/train_fkd.py: learning rate in 1e-3 and eta, for ipc 1, 10 and 50. Its script has
+# no entry for ImageNette, ResNet-101, ipc 10.
+RATES = {
+    "cifar100": {
+        "resnet18": ".5,2 1,2 1,1",
+        "resnet50": "1,1 1,2 1,1",
+        "resnet101": ".5,1 .5,1 .5,1",
+    },
+    "tiny-imagenet": {
+        "resnet18": "1,2 1,2 1,1",
+        "resnet50": ".5,2 .5,2 .5,1",
+        "resnet101": ".5,2 .5,2 .5,1",
+    },
+    "imagewoof": {
+        "resnet18": ".5,2 .5,1 1,2",
+        "resnet50": ".5,2 5,1 .5,1",
+        "resnet101": "1,1 .5,2 .5,1",
+    },
+    "imagenette": {
+        "resnet18": ".5,2 .5,1 .5,2",
+        "resnet50": ".5,2 .5,1 .5,1",
+        "resnet101": ".5,2 .5,1 1,2",
+    },
+    "imagenet-1k": {
+        "resnet18": "1,2 1,2 1,1",
+        "resnet50": ".5,2 1,2 1,1",
+        "resnet101": "3.5,2 1,2 .5,1",
+    },
+}
+
+
+def source_of(name: str) -> str:
+    return (Path(cli.__file__).parent / "presets" / f"{name}.yaml").read_text(encoding="utf-8")
+
+
+def test_there_is_a_preset_for_every_cell_of_table_1() -> None:
+    """A dataset or an ipc of the paper's main table that nobody can ask for."""
+    wanted = {f"{name}-ipc{ipc}" for name, ipc in CELLS}
+    assert wanted | {"demo", "digits", "fashion-mnist", "cifar10"} == set(preset_names())
+
+
+@pytest.mark.parametrize(("name", "ipc"), CELLS)
+def test_settings_are_fadrms(name: str, ipc: int) -> None:
+    """A copying error in one of 45 cells, or a default that moved under a preset."""
+    config = resolve(preset(f"{name}-ipc{ipc}"), preset(f"{name}-ipc{ipc}").image_size or 0)
+    size = {"cifar100": 32, "tiny-imagenet": 64}.get(name, 224)
+    assert (config.method, config.ipc, config.image_size) == ("reta", ipc, size)
+    long = name == "cifar100" or (name == "tiny-imagenet" and ipc == 1)
+    assert config.label_epochs == (1000 if long else 300)
+    recipe: Recipe = recipe_of(config)
+    assert recipe.schedule is not None
+    assert (recipe.schedule.steps, recipe.schedule.connections) == (2000, 3)
+    assert (recipe.schedule.learning_rate, recipe.objective.bn_weight) == (0.25, 0.01)
+    sizes = [block.size for block in recipe.schedule.blocks(size)]
+    assert sizes == ([200, 224, 200, 224] if size == 224 else [size] * 4)
+    column = (1, 10, 50).index(ipc)
+    rate, stretch = map(float, RATES[name]["resnet18"].split()[column].split(","))
+    assert (config.student, config.learning_rate) == ("resnet18", pytest.approx(rate / 1000))
+    assert config.stretch == stretch
+    for student in ("resnet50", "resnet101"):
+        rate, stretch = map(float, RATES[name][student].split()[column].split(","))
+        said = rf"--student {student} --learning-rate (\S+) --stretch (\d)\n"
+        found = re.search(said, source_of(f"{name}-ipc{ipc}"))
+        assert found is not None
+        assert (float(found[1]), float(found[2])) == (pytest.approx(rate / 1000), stretch)
+
+
+@pytest.mark.parametrize(("name", "ipc"), CELLS)
+def test_committees_are_fadrms(name: str, ipc: int) -> None:
+    """Teachers of another committee, or in another order: the first one gives the features."""
+    config = resolve(preset(f"{name}-ipc{ipc}"), preset(f"{name}-ipc{ipc}").image_size or 0)
+    specs = [TeacherSpec(text) for text in config.teachers or ()]
+    for spec in specs:
+        spec.check(config.image_size or 0)
+    found = [spec.architecture for spec in specs]
+    shuffle = "shufflenet_v2_x0_5" if (config.image_size or 0) <= 64 else "shufflenet_v2_x1_0"
+    if name == "tiny-imagenet":
+        order = ["resnet18", shuffle, "densenet121", "mobilenet_v2"]
+        assert found == [other for other in order if ipc > 1 or other != "densenet121"]
+    elif name == "imagenet-1k" and ipc == 1:
+        assert found == ["resnet18", "mobilenet_v2", shuffle, "alexnet"]
+    else:
+        assert found == ["resnet18", "densenet121", shuffle, "mobilenet_v2"]
+    assert all(spec.trained_here is (name != "imagenet-1k") for spec in specs)
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_a_preset_says_what_it_is_and_how_it_is_run(name: str) -> None:
+    """A file of numbers nobody knows the meaning, the command or the cost of."""
+    comments = [line for line in source_of(name).splitlines() if line.startswith("#")]
+    assert len(preset_title(name)) > 20
+    assert any(line.startswith("# Command: reta ") for line in comments)
+    assert any("not yet run" in line or "minutes" in line for line in comments)
+
+
+@pytest.fixture(scope="module")
+def stand_in(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Two classes of a dozen coloured images, where a preset's real data would be."""
+    rng = np.random.default_rng(0)
+    path = tmp_path_factory.mktemp("data") / "stand_in.npz"
+    labels = np.arange(24) % 2
+    images = rng.integers(0, 120, (24, 16, 16, 3)) + 100 * labels[:, None, None, None]
+    half = slice(0, 8)
+    np.savez(
+        path,
+        images=images.astype(np.uint8),
+        labels=labels,
+        test_images=images[half].astype(np.uint8),
+        test_labels=labels[half],
+    )
+    return str(path)
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_every_preset_runs(name: str, stand_in: str, tmp_path: Path) -> None:
+    """A preset that is valid and stops at its third stage, on anybody's machine."""
+    config = replace(preset(name), data=stand_in, image_size=16, teachers=("convnet3",))
+    config = replace(config, teacher_epochs=1, steps=4, label_epochs=1, per_class=None)
+    config = replace(config, student="convnet3", students=1, ipc=min(config.ipc, 10))
+    folder = distill(config, tmp_path / "run")
+    assert train(folder)["accuracy"]
+    assert RunFolder(folder).verify() == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["cifar100-ipc10", "tiny-imagenet-ipc1", "imagenette-ipc1"])
+def test_a_real_committee_runs(name: str, stand_in: str, tmp_path: Path) -> None:
+    """The networks of the paper, at the preset's own size, from real teachers to students."""
+    config = replace(preset(name), data=stand_in, teacher_epochs=1, steps=4, label_epochs=1)
+    folder = distill(replace(config, students=1, ipc=1), tmp_path / "run")
+    assert train(folder)["accuracy"]
+    assert RunFolder(folder).verify() == []
+
+
+def test_options_override_a_preset(
+    stand_in: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`--preset` that is ignored, or that overrides what the user said."""
+    mine = tmp_path / "mine.yaml"
+    mine.write_text(
+        "data: nowhere\nmethod: fadrm+\nipc: 2\nimage_size: 16\nteachers: [convnet3]\n"
+        "teacher_epochs: 1\nsteps: 4\nlabel_epochs: 1\noptions: {connection.alpha: 0.7}\n"
+    )
+    out = tmp_path / "run"
+    command = ["distill", stand_in, "--preset", str(mine), "--ipc", "1", "--out", str(out)]
+    cli.main([*command, "--set", "schedule.learning_rate=0.1"])
+    text = (out / "config.yaml").read_text()
+    assert "method: fadrm+" in text
+    assert "ipc: 1" in text
+    assert "connection.alpha: 0.7" in text
+    assert "schedule.learning_rate: 0.1" in text
+    cli.main(["presets"])
+    assert all(name in capsys.readouterr().out for name in ["cifar100-ipc50"])
+
+
+def test_an_unknown_preset_names_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
+    """A traceback for a misspelt preset."""
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["distill", "digits", "--preset=cifar100-ipc9"])
+    assert stopped.value.code == 2
+    assert "did you mean 'cifar100-ipc" in " ".join(capsys.readouterr().err.split())
+
+
+def test_the_dial_turns_under_a_preset() -> None:
+    """`--effort smoke` that a preset's own settings would switch off."""
+    quick = resolve(replace(preset("cifar100-ipc10"), effort="smoke"), 32)
+    whole = resolve(preset("cifar100-ipc10"), 32)
+    assert isinstance(quick, Config)
+    assert (quick.teacher_epochs or 0) < (whole.teacher_epochs or 0) / 10
+    assert (quick.label_epochs or 0) < (whole.label_epochs or 0) / 10
