@@ -33,7 +33,10 @@ from reta.preparation import IMAGES_PER_SHARD, open_pool
 from reta.runtime import hardware
 from reta.storage import RunFolder
 
-SIDE = 48
+SIDE, SIZE = (
+    48,
+    16,
+)  # of the files, and as they are used: small, so that the network is no bottleneck
 
 
 def generate(root: Path, images: int, classes: int) -> None:
@@ -138,15 +141,17 @@ def pool_curve(root: Path, options: argparse.Namespace) -> dict[str, Any]:
     """Build the pool of the tree, noting memory; then time decoding."""
     before = memory()
     start = time.perf_counter()
-    source = open_source(str(root / "photos"), image_size=32, stream=True, workers=options.workers)
+    source = open_source(
+        str(root / "photos"), image_size=SIZE, stream=True, workers=options.workers
+    )
     opened = time.perf_counter() - start
-    teacher = freeze(build("convnet3", len(source.classes), 32, seed=0))
+    teacher = freeze(build("convnet3", len(source.classes), SIZE, seed=0))
     curve = Curve()
     assert isinstance(source.train, StreamedImages)
     after = memory()
     curve.watch(source.train, max(1, len(source.train) // 40))
     start = time.perf_counter()
-    pool = open_pool(source, teacher, {teacher.name: "benchmark"}, RunFolder(root / "run"))
+    pool = open_pool(source, teacher, "benchmark", RunFolder(root / "run"))
     seconds = time.perf_counter() - start
     members = pool.features[pool.members(len(source.classes) // 2)]
     assert members.isfinite().all()
@@ -160,7 +165,7 @@ def pool_curve(root: Path, options: argparse.Namespace) -> dict[str, Any]:
         "classes": len(source.classes),
         "images_per_shard": IMAGES_PER_SHARD,
         "workers": options.workers,
-        "decoded_megabytes": round(len(source.train) * 3 * 32**2 / 1e6),
+        "decoded_megabytes": round(len(source.train) * 3 * SIZE**2 / 1e6),
         "megabytes_before": before,
         "megabytes_open": after,
         "megabytes_after_pool": memory(),

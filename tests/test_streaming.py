@@ -66,11 +66,11 @@ def test_the_pool_is_kept_in_shards(
     """Breaks when shards overlap or leave a gap, or half precision loses more than it must."""
     monkeypatch.setattr(preparation, "IMAGES_PER_SHARD", 50)
     source = streamed(photos)
-    pool = open_pool(source, teacher, {teacher.name: "x"}, RunFolder(tmp_path))
+    pool = open_pool(source, teacher, "x", RunFolder(tmp_path))
     assert isinstance(pool.features, MappedFeatures)
     assert len(list((tmp_path / "pool").iterdir())) == 3
     held = open_source(photos, image_size=16)
-    whole = open_pool(held, teacher, {teacher.name: "x"}, RunFolder(tmp_path / "held"))
+    whole = open_pool(held, teacher, "x", RunFolder(tmp_path / "held"))
     order = torch.randperm(len(source.train), generator=torch.Generator().manual_seed(0))
     shown = order.view(4, -1)
     assert pool.features.shape == tuple(whole.features.shape)
@@ -99,10 +99,10 @@ def test_a_killed_pool_goes_on_where_it_stopped(
 
     monkeypatch.setattr(preparation, "look", counted)
     with pytest.raises(KeyboardInterrupt):
-        open_pool(source, teacher, {teacher.name: "x"}, run)
+        open_pool(source, teacher, "x", run)
     before = {path.name: path.read_bytes() for path in (tmp_path / "pool").iterdir()}
     assert len(before) == 2
-    open_pool(source, teacher, {teacher.name: "x"}, run)
+    open_pool(source, teacher, "x", run)
     assert [span.start for span in looked] == [0, 40, 80, 80, 120]
     assert all((tmp_path / "pool" / name).read_bytes() == data for name, data in before.items())
 
@@ -112,11 +112,11 @@ def test_a_pool_of_other_classes_is_refused(
 ) -> None:
     """Breaks when features are matched with classes of another order."""
     source = streamed(photos)
-    open_pool(source, teacher, {teacher.name: "x"}, RunFolder(tmp_path))
+    open_pool(source, teacher, "x", RunFolder(tmp_path))
     other = open_source(photos, image_size=16, stream=True, classes=["002", "001", "000"])
     same = replace(other, fingerprint=source.fingerprint)
     with pytest.raises(DataError, match=r"000.*001.*002.*002.*001.*000"):
-        open_pool(same, teacher, {teacher.name: "x"}, RunFolder(tmp_path))
+        open_pool(same, teacher, "x", RunFolder(tmp_path))
 
 
 def test_a_whole_run_from_files(photos: str, tmp_path: Path) -> None:

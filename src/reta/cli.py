@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import json
 import logging
 import os
 import shlex
@@ -429,6 +430,53 @@ def unlock(folder: Positional[Folder], force: bool = False) -> None:
     say(f"{folder}: free")
 
 
+def scan(
+    data: Annotated[str, tyro.conf.Positional, arg(metavar="DATA")],
+    json_: Annotated[bool, arg(name="json")] = False,
+    workers: int | None = None,
+) -> None:
+    """Look at every image: what cannot be used and why, duplicates, the size of each class.
+
+    Exit code 3 if there are problems: images that cannot be used, or that are in both the training
+    and the test part, or in two classes.
+
+    Example: reta scan ./photos
+
+    Args:
+        data: anything `reta distill` reads.
+        json_: print everything as JSON.
+        workers: processes; as many as there are processors by default.
+    """
+    from reta.data.sources import scan as run_scan
+
+    report = run_scan(data, workers)
+    if json_:
+        say(json.dumps(report.facts(), indent=1, ensure_ascii=False))
+    else:
+        _print_scan(report.facts())
+    if report.problems:
+        sys.exit(DataError.exit_code)
+
+
+def _print_scan(facts: dict[str, Any]) -> None:
+    for row in facts["problems"]:
+        say(f"problem  {row['path']}{': ' * bool(row['path'])}{row['reason']}")
+    for row in facts["notes"]:
+        say(f"note     {row['path']}: {row['note']}")
+    for found in facts["duplicates"]:
+        across = found["across_classes"]
+        say(
+            f"{found['kind']:<8} {found['pairs']} pairs in {found['where']}"
+            + (f", {across} of them across classes" if across else "")
+        )
+        for pair in found["first"][:5]:
+            say(f"         {pair['paths'][0]}  =  {pair['paths'][1]}")
+    images = ", ".join(f"{count} {part}" for part, count in facts["images"].items())
+    small, large = facts["smallest_class"], facts["largest_class"]
+    say(f"{images} images, {len(facts['classes'])} classes of {small} to {large}")
+    say(f"{len(facts['problems'])} problems")
+
+
 def methods(name: Positional[str | None] = None) -> None:
     """List the methods, or every setting of one.
 
@@ -507,6 +555,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "push": push,
     "verify": verify,
     "unlock": unlock,
+    "scan": scan,
     "methods": methods,
     "presets": presets,
     "adopt": adopt,

@@ -44,6 +44,8 @@ class Config:
         flip: whether mirroring keeps an image's meaning; by default yes, but not for digits.
         stream: leave the images in their files and decode them when needed; by default where
             they would take more than 8 GB of memory.
+        bad_images: what to do with images that cannot be used: fail, skip (leave out, recorded in
+            the manifest) or quarantine (and copy into the run folder); no more than 1 % of a class.
         workers: processes that decode streamed images; changes speed only.
         teachers: the committee: architectures to train, resnet18@imagenet for torchvision's
             weights, or files (see `reta adopt`); the first gives the features.
@@ -84,6 +86,7 @@ class Config:
     per_class: Annotated[int | None, _BY_DATA] = None
     flip: Annotated[bool | None, _BY_DATA] = None
     stream: Annotated[bool | None, _BY_DATA] = None
+    bad_images: Literal["fail", "skip", "quarantine"] = "fail"
     workers: Annotated[int | None, tyro.conf.arg(help_behavior_hint="(default: all cores)")] = None
     teachers: Annotated[tuple[str, ...] | None, _BY_EFFORT] = None
     teacher_epochs: Annotated[int | None, _BY_EFFORT] = None

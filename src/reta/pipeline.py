@@ -376,6 +376,13 @@ def cautions(prepared: Prepared, config: Config) -> list[str]:
     few = [name for name, count in zip(source.classes, counts, strict=True) if count <= ipc]
     if few:
         said.append(f"No more real images than synthetic ones in: {', '.join(few[:5])}.")
+    if source.left_out:
+        said.append(f"{len(source.left_out)} real images could not be used and were left out.")
+    if source.leaked:
+        said.append(
+            f"{source.leaked} of {len(source.test)} test images are training images too: accuracy "
+            "is flattered."
+        )
     if len(source.test) < 100:
         said.append(f"Accuracy is measured on {len(source.test)} images only.")
     if config.effort == "smoke":
@@ -396,6 +403,8 @@ def data_facts(source: Source) -> dict[str, Any]:
         "flip": source.flip,
         "mean": list(average),
         "std": list(spread),
+        "left_out": [image.facts() for image in source.left_out],
+        "leaked": source.leaked,
     }
 
 

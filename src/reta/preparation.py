@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,14 +13,14 @@ import torch
 from reta.config import SHARE_OF_STEPS, Config, resolve, with_options
 from reta.data.images import ImageSet, StreamedImages
 from reta.data.sources import Source, open_source
-from reta.errors import unknown
+from reta.errors import DataError, unknown
 from reta.executor import Executor
 from reta.methods import METHODS
 from reta.models import Classifier, check
 from reta.progress import warn_once
 from reta.runtime import Device, Stopwatch
 from reta.squeeze import Lesson, committee_of, read_teacher, task_of, teacher_unit, weights_file
-from reta.storage import RunFolder
+from reta.storage import RunFolder, json_bytes
 from reta.synthesis.pool import MappedFeatures, Pool, look
 from reta.synthesis.recipe import Recipe
 from reta.tensors import read_tensors, tensor_bytes
@@ -67,11 +70,19 @@ def recipe_of(config: Config) -> Recipe:
     return with_options(recipe, options)
 
 
-def open_data(config: Config) -> Source:
+def open_data(config: Config, manifest: Mapping[str, Any] | None = None) -> Source:
     """Return the real images of a configuration, after a look at the rest of it.
 
     A misspelt option should neither cost a teacher nor leave a folder.
+
+    Args:
+        config: the settings.
+        manifest: of a run made from these images, which knows those that were left out.
     """
+    left_out = None
+    if manifest is not None:
+        known = manifest["data"].get("left_out", [])
+        left_out = [f"{image['part']} {image['key']}" for image in known]
     recipe_of(config)
     source = open_source(
         config.data,
@@ -81,6 +92,8 @@ def open_data(config: Config) -> Source:
         per_class=config.per_class,
         stream=config.stream,
         workers=config.workers,
+        bad_images=config.bad_images,
+        left_out=left_out,
     )
     if config.flip is not None:
         source = replace(source, flip=config.flip)
@@ -96,6 +109,7 @@ def prepare(
 ) -> Prepared:
     """Train the committee (squeeze) or let it in, and build the pool, or read them back."""
     config = resolve(config, source.image_size)
+    keep_bad_images(run, config, source)
     taught = Lesson(run.path, config, source, place)
     specs = committee_of(config)
     executor.run("teacher", teacher_unit, taught, specs)
@@ -121,6 +135,22 @@ def pool_spans(images: ImageSet) -> list[range]:
     """Return the shards of the pool: many of a streamed set, one of a set in memory."""
     step = IMAGES_PER_SHARD if isinstance(images, StreamedImages) else max(1, len(images))
     return [range(i, min(i + step, len(images))) for i in range(0, len(images), step)]
+
+
+def keep_bad_images(run: RunFolder, config: Config, source: Source) -> None:
+    """Copy the images that were left out into the run folder, where the settings say so."""
+    if config.bad_images != "quarantine" or not source.left_out:
+        return
+    facts = [image.facts() for image in source.left_out]
+    unit = run.unit("quarantine", facts)
+    if unit.done:
+        return
+    for number, image in enumerate(source.left_out):
+        with suppress(DataError):  # a file that cannot even be read is listed only
+            name = re.sub(r"[^\w.+-]+", "_", image.key)[-80:]
+            unit.write(f"quarantine/{number:04d}-{name}", image.content())
+    unit.write("quarantine/images.json", json_bytes(facts))
+    unit.finish({"images": len(facts)})
 
 
 def pool_unit(lesson: Lesson, span: range) -> None:

@@ -114,7 +114,7 @@ def open_run(folder: Path | str, source: Source | None = None, data: str | None 
         config = replace(config, data=data)
     elif source is None and set(config.data) & set("/\\") and not Path(config.data).exists():
         raise DataError(f"{config.data}: the real images are not there any more; name --data")
-    source = source or open_data(config)
+    source = source or open_data(config, manifest)
     if source.fingerprint != manifest["data"]["fingerprint"]:
         raise DataError(
             f"{config.data}: not the images {run.path} was distilled from; "

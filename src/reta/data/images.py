@@ -9,9 +9,9 @@ from __future__ import annotations
 import hashlib
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -22,8 +22,9 @@ from reta.data.listing import Listing
 from reta.errors import DataError
 
 Triple = tuple[float, float, float]
+T = TypeVar("T")
 
-_PER_READ = 64  # images a worker decodes before it hands them over
+PER_READ = 64  # images a worker decodes before it hands them over
 _FEW = 128  # so few images are decoded here: starting workers would take longer
 _SAMPLE = 4096  # images that stand for a streamed set where looking at all would take a pass
 
@@ -157,7 +158,7 @@ class StreamedImages(ImageSet):
     def __init__(self, listing: Listing, size: int, workers: int | None = None) -> None:
         self.listing, self.size = listing, size
         self.labels, self.classes = torch.from_numpy(listing.labels), listing.classes
-        self.workers = available_cores() if workers is None else workers
+        self.workers = workers
         self._check_labels()
 
     def pixels(self, indices: torch.Tensor) -> torch.Tensor:
@@ -166,7 +167,7 @@ class StreamedImages(ImageSet):
         Raises:
             DataError: if one of them cannot be decoded.
         """
-        found = list(self.batches(indices.flatten().split(_PER_READ)))
+        found = list(self.batches(indices.flatten().split(PER_READ)))
         empty = torch.empty(0, 3, self.size, self.size, dtype=torch.uint8)
         return torch.cat(found or [empty]).view(*indices.shape, 3, self.size, self.size)
 
@@ -176,12 +177,11 @@ class StreamedImages(ImageSet):
         Raises:
             DataError: if one of them cannot be decoded.
         """
-        wanted = [[read.tolist() for read in part.cpu().split(_PER_READ)] for part in parts]
+        wanted = [[read.tolist() for read in part.cpu().split(PER_READ)] for part in parts]
         reads = [read for part in wanted for read in part]
-        few = sum(map(len, reads)) <= _FEW
-        decoded = _decoded(_Reads(self.listing, self.size), reads, 0 if few else self.workers)
+        decoded = read_ahead(Decoding(self.listing, self.size), reads, self.workers)
         for part in wanted:
-            pieces = [next(decoded) for _ in part]
+            pieces = [_pixels(next(decoded)) for _ in part]
             yield torch.from_numpy(pieces[0] if len(pieces) == 1 else np.concatenate(pieces))
 
     def fingerprint(self) -> str:
@@ -196,7 +196,7 @@ class StreamedImages(ImageSet):
         for place in range(len(self)):
             digest.update(self.listing.key(place).encode() + b"\0")
         digest.update(self.listing.lengths().data)
-        for images in self.batches(self._sample().split(_PER_READ)):
+        for images in self.batches(self._sample().split(PER_READ)):
             digest.update(images.numpy().data)
         return digest.hexdigest()
 
@@ -206,13 +206,14 @@ class StreamedImages(ImageSet):
         return torch.arange(count) * len(self) // max(count, 1)
 
 
-class _Reads(Dataset[Pixels | str]):
-    """What a worker does: decode the images of one read."""
+class Decoding:
+    """What a worker does to a read: decode its images to squares, or say which one it could not."""
 
     def __init__(self, listing: Listing, size: int) -> None:
         self.listing, self.size = listing, size
 
-    def __getitem__(self, places: Sequence[int]) -> Pixels | str:
+    def __call__(self, places: Sequence[int]) -> Pixels | str:
+        """Return the images (m, 3, s, s) at some places, or the reason why there are none."""
         images = np.empty((len(places), 3, self.size, self.size), dtype=np.uint8)
         try:
             for image, place in zip(images, places, strict=True):
@@ -223,22 +224,50 @@ class _Reads(Dataset[Pixels | str]):
         return images
 
 
-def _decoded(dataset: _Reads, reads: list[list[int]], workers: int) -> Iterator[Pixels]:
-    """Yield what each read decodes to, in order, at most two reads per worker ahead."""
+class _Reads(Dataset[T]):
+    """The work of a worker in the form that a DataLoader knows."""
+
+    def __init__(self, work: Callable[[list[int]], T]) -> None:
+        self.work = work
+
+    def __getitem__(self, places: list[int]) -> T:
+        return self.work(places)
+
+
+def read_ahead(
+    work: Callable[[list[int]], T], reads: Sequence[list[int]], workers: int | None
+) -> Iterator[T]:
+    """Yield what ``work`` returns for each read, in order, computed by worker processes.
+
+    At most two reads per worker are ahead of what was yielded, so memory is bounded. Few images
+    are read in this process, because starting workers would take longer.
+
+    Args:
+        work: picklable.
+        reads: places of images, some at a time.
+        workers: how many processes; as many as there are processors by default.
+    """
+    workers = available_cores() if workers is None else workers
+    few = sum(map(len, reads)) <= _FEW
     loader = DataLoader(
-        dataset,
+        _Reads(work),
         sampler=reads,
         batch_size=None,
-        num_workers=min(workers, len(reads)),
+        num_workers=0 if few else min(workers, len(reads)),
         collate_fn=_as_it_is,  # arrays travel through a pipe, so a small /dev/shm is no limit
     )
-    for answer in loader:
-        if isinstance(answer, str):
-            raise DataError(f"{answer}\n`reta scan` finds every such image; or skip them")
-        yield answer
+    yield from loader
 
 
 def _as_it_is(answer: Any) -> Any:
+    return answer
+
+
+def _pixels(answer: Pixels | str) -> Pixels:
+    if isinstance(answer, str):
+        raise DataError(
+            f"{answer}\n`reta scan` finds every such image; --bad-images skip leaves them out"
+        )
     return answer
 
 

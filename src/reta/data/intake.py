@@ -29,7 +29,11 @@ _PHOTOMETRIC, _WHITE_IS_ZERO = 262, 0  # the TIFF tag and value of greys that co
 
 
 def read_image(
-    source: Path | bytes, *, name: str | None = None, min_side: int = MIN_SIDE
+    source: Path | bytes,
+    *,
+    name: str | None = None,
+    min_side: int = MIN_SIDE,
+    notes: list[str] | None = None,
 ) -> Pixels:
     """Return an image file as uint8 RGB pixels (h, w, 3), or refuse it.
 
@@ -43,6 +47,7 @@ def read_image(
         source: a file, or the bytes of one.
         name: what to call the image in messages; the path if there is one.
         min_side: the shortest side accepted, in pixels.
+        notes: where to say what one should know of the image; by default it is logged.
 
     Raises:
         DataError: if the image cannot be used; the message has its name, the reason and a fix.
@@ -56,7 +61,7 @@ def read_image(
     try:
         file = BytesIO(source) if isinstance(source, bytes) else source
         with Image.open(file, formats=_FORMATS) as image:
-            _check_header(image, name, min_side)
+            _check_header(image, name, min_side, notes)
             return _to_rgb(image, name)
     except DataError:
         raise
@@ -90,7 +95,7 @@ def square(image: Pixels, size: int) -> Pixels:
     return np.asarray(resized)
 
 
-def _check_header(image: Image.Image, name: str, min_side: int) -> None:
+def _check_header(image: Image.Image, name: str, min_side: int, notes: list[str] | None) -> None:
     """Refuse by size before a pixel is decoded; mention the frames that are left out."""
     if image.width * image.height > MAX_PIXELS:
         raise _too_large(name)
@@ -101,7 +106,8 @@ def _check_header(image: Image.Image, name: str, min_side: int) -> None:
         )
     # an MPO is a photograph followed by the camera's previews
     if image.format != "MPO" and getattr(image, "is_animated", False):
-        warn_once(f"{name}: has several frames; only the first is used")
+        note = f"{name}: has several frames; only the first is used"
+        warn_once(note) if notes is None else notes.append(note)
 
 
 def _too_large(name: str) -> DataError:

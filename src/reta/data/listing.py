@@ -29,8 +29,8 @@ class Store(Protocol):
         """Return what to call the image in messages: its path, or its file and row."""
         ...
 
-    def read(self, row: int) -> Pixels:
-        """Return the pixels (h, w, 3) of an image, or raise `DataError`."""
+    def read(self, row: int, notes: list[str] | None = None) -> Pixels:
+        """Return the pixels (h, w, 3) of an image, or raise `DataError`; see `read_image`."""
         ...
 
     def content(self, row: int) -> bytes:
@@ -74,9 +74,9 @@ class Listing:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def read(self, place: int) -> Pixels:
+    def read(self, place: int, notes: list[str] | None = None) -> Pixels:
         """Return the pixels (h, w, 3) of the image at a place; raises `DataError`."""
-        return self.store.read(int(self.rows[place]))
+        return self.store.read(int(self.rows[place]), notes)
 
     def name(self, place: int) -> str:
         """Return what to call the image at a place in messages."""
@@ -153,10 +153,10 @@ class FileStore:
         """Return the path of the file."""
         return Path(self.root, self.paths[row])
 
-    def read(self, row: int) -> Pixels:
+    def read(self, row: int, notes: list[str] | None = None) -> Pixels:
         """Return the pixels of the file."""
         path = self.path(row)
-        return read_image(path)
+        return read_image(path, notes=notes)
 
     def content(self, row: int) -> bytes:
         """Return the bytes of the file."""
@@ -191,7 +191,7 @@ class ArrayStore:
         """Return the file and the row."""
         return f"{self.where} image {row}"
 
-    def read(self, row: int) -> Pixels:
+    def read(self, row: int, notes: list[str] | None = None) -> Pixels:
         """Return the pixels of the row."""
         pixels: Pixels = self.pixels[row]
         return pixels
@@ -233,9 +233,9 @@ class ByteStore:
         """Return the whole and the row in it."""
         return f"{self.where} {'row ' if self.keys is None else ''}{self.key(row)}"
 
-    def read(self, row: int) -> Pixels:
+    def read(self, row: int, notes: list[str] | None = None) -> Pixels:
         """Return the pixels of the row."""
-        return read_image(self.content(row), name=self.name(row))
+        return read_image(self.content(row), name=self.name(row), notes=notes)
 
     def content(self, row: int) -> bytes:
         """Return the bytes of the row."""

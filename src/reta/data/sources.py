@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,9 +13,11 @@ import numpy as np
 import torch
 
 from reta.data.images import DecodedImages, ImageSet, StreamedImages, Triple
-from reta.data.intake import MIN_SIDE, square
+from reta.data.intake import MIN_SIDE, Pixels, square
 from reta.data.listing import Listing, Parts, hold_out
 from reta.data.readers import FILES, NAMED, read_folder
+from reta.data.refusals import BadImages, LeftOut, find_bad, leave_out
+from reta.data.scan import Report, scan_parts
 from reta.data.shards import read_shards
 from reta.data.tables import parquet_files, read_parquet
 from reta.errors import DataError, UsageError, unknown
@@ -41,6 +43,8 @@ class Source:
         flip: whether a mirrored image still shows its class (not so for digits).
         note: where the test images come from.
         fingerprint: sha256 of what the two parts hold, see `ImageSet.fingerprint`.
+        left_out: images that could not be used.
+        leaked: test images that are training images too, pixel for pixel; None if not looked for.
     """
 
     name: str
@@ -49,6 +53,8 @@ class Source:
     flip: bool
     note: str
     fingerprint: str
+    left_out: tuple[LeftOut, ...] = ()
+    leaked: int | None = None
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -84,6 +90,8 @@ def open_source(
     max_size: int | None = None,
     stream: bool | None = None,
     workers: int | None = None,
+    bad_images: BadImages = "fail",
+    left_out: Collection[str] | None = None,
 ) -> Source:
     """Read an image set, decoding only what is asked for.
 
@@ -103,6 +111,10 @@ def open_source(
         stream: whether images stay in their files; by default where they would take more than
             8 GB decoded.
         workers: processes that decode streamed images; as many as there are processors by default.
+        bad_images: what to do where an image cannot be used: ``fail``, or leave it out (``skip``,
+            and for who keeps a run folder ``quarantine``) as long as those are few.
+        left_out: part and key of the images that were left out of a streamed set before, which
+            saves the pass over it that finds them.
 
     Raises:
         UsageError: if there is no such set or class, or an option makes no sense.
@@ -112,6 +124,67 @@ def open_source(
         raise UsageError(f"image size {image_size}: use at least {MIN_SIDE} px")
     if per_class is not None and per_class < 1:
         raise UsageError(f"{per_class} images per class: use at least 1")
+    name, parts = find_parts(data, seed, classes, test)
+    train, held, note = parts.train, parts.test, parts.note
+    assert held is not None
+    train = _first(train, per_class)
+    size = image_size or parts.image_size or _natural_size(train)
+    if image_size is None and max_size is not None and size > max_size:
+        log.info(
+            "%s: images are brought to %d px of about %d; --image-size decides",
+            name,
+            max_size,
+            size,
+        )
+        size = max_size
+    if stream is None:
+        stream = (len(train) + len(held)) * 3 * size**2 > HELD_BYTES
+    if stream:
+        log.info("%s: %d images of %d px are streamed from their files", name, len(train), size)
+    how = _Opening(stream, workers, bad_images, left_out)
+    opened, left = _open(train, size, "training", how)
+    tested, left_of_test = _open(held, size, "test", how)
+    leaked = _leaked(opened, tested)
+    if leaked:
+        log.warning(
+            "%s: %d of %d test images are training images too, so accuracy will be flattered; "
+            "`reta scan` names them",
+            name,
+            leaked,
+            len(tested),
+        )
+    return Source(
+        name,
+        opened,
+        tested,
+        _keeps_meaning(name),
+        note,
+        _fingerprint(opened, tested),
+        left + left_of_test,
+        leaked,
+    )
+
+
+@dataclass(frozen=True)
+class _Opening:
+    """How both parts of a set are opened."""
+
+    stream: bool
+    workers: int | None
+    bad_images: BadImages
+    left_out: Collection[str] | None
+
+
+def find_parts(
+    data: str,
+    seed: int = 0,
+    classes: Sequence[str] | int | None = None,
+    test: str | None = None,
+) -> tuple[str, Parts]:
+    """Return the short name of a set, and its training and test images, listed and not decoded.
+
+    See `open_source` for the arguments and errors.
+    """
     name, parts = _find(data)
     if test is not None:
         other_name, other = _find(test)
@@ -126,25 +199,7 @@ def open_source(
         held = _select(held, chosen)
     if not len(held.labels):
         raise DataError(f"{train.where}: too few images to hold some out; add a test set")
-    train = _first(train, per_class)
-    size = image_size or parts.image_size or _natural_size(train)
-    if image_size is None and max_size is not None and size > max_size:
-        log.info(
-            "%s: images are brought to %d px of about %d; --image-size decides",
-            name,
-            max_size,
-            size,
-        )
-        size = max_size
-    if stream is None:
-        stream = (len(train) + len(held)) * 3 * size**2 > HELD_BYTES
-    opened: tuple[ImageSet, ImageSet]
-    if stream:
-        log.info("%s: %d images of %d px are streamed from their files", name, len(train), size)
-        opened = StreamedImages(train, size, workers), StreamedImages(held, size, workers)
-    else:
-        opened = _decode(train, size, "training"), _decode(held, size, "test")
-    return Source(name, *opened, _keeps_meaning(name), note, _fingerprint(*opened))
+    return name, replace(parts, train=train, test=held, note=note)
 
 
 def _find(data: str) -> tuple[str, Parts]:
@@ -239,9 +294,35 @@ def _natural_size(listing: Listing) -> int:
     return max((size for size in _SIZES if sides and size <= median(sides)), default=_SIZES[0])
 
 
-def _decode(listing: Listing, size: int, part: str) -> ImageSet:
-    """Return the images as squares (n, 3, size, size); Pillow works in threads at full speed."""
-    images = np.empty((len(listing.rows), 3, size, size), dtype=np.uint8)
+def _open(
+    listing: Listing, size: int, part: str, how: _Opening
+) -> tuple[ImageSet, tuple[LeftOut, ...]]:
+    """Return one part of a set, held or streamed, and what was left out of it."""
+    if not how.stream:
+        images, bad = _decode(listing, size, part)
+        kept, left = leave_out(listing, bad, part, how.bad_images)
+        if left:
+            images = images[np.delete(np.arange(len(listing)), list(bad))]
+        return DecodedImages(
+            torch.from_numpy(images), torch.from_numpy(kept.labels), kept.classes
+        ), left
+    bad = {}
+    if how.left_out is not None:
+        known = set(how.left_out)
+        keys = ((place, listing.key(place)) for place in range(len(listing)))
+        bad = {place: "left out before" for place, key in keys if f"{part} {key}" in known}
+    elif how.bad_images != "fail":
+        bad = find_bad(listing, how.workers, part)
+    kept, left = leave_out(listing, bad, part, how.bad_images)
+    return StreamedImages(kept, size, how.workers), left
+
+
+def _decode(listing: Listing, size: int, part: str) -> tuple[Pixels, dict[int, str]]:
+    """Return the images as squares (n, 3, size, size), and why some could not be decoded.
+
+    Pillow works in threads at full speed on all but tiny images.
+    """
+    images = np.zeros((len(listing), 3, size, size), dtype=np.uint8)
 
     def fill(place: int) -> str | None:
         try:
@@ -253,22 +334,40 @@ def _decode(listing: Listing, size: int, part: str) -> ImageSet:
 
     with ThreadPoolExecutor(_THREADS) as pool:
         answers = pool.map(fill, range(len(images)))
-        refused = [bad for bad in track(answers, f"Reading {part} images", len(images)) if bad]
-    if refused:
-        lines = refused[:_LISTED] + ["…"] * (len(refused) > _LISTED)
-        raise DataError(
-            f"{listing.where}: {len(refused)} of {len(images)} {part} images cannot be used\n  "
-            + "\n  ".join(lines)
-        )
-    return DecodedImages(
-        torch.from_numpy(images), torch.from_numpy(listing.labels), listing.classes
-    )
+        said = enumerate(track(answers, f"Reading {part} images", len(images)))
+        return images, {place: reason for place, reason in said if reason}
+
+
+def _leaked(train: ImageSet, test: ImageSet) -> int | None:
+    """Return how many test images are training images too, pixel for pixel; None if streamed."""
+    if not isinstance(train, DecodedImages) or not isinstance(test, DecodedImages):
+        return None  # every file would have to be read: `reta scan` does
+    known = {_digest(image) for image in train.images}
+    return sum(_digest(image) in known for image in test.images)
+
+
+def _digest(image: torch.Tensor) -> bytes:
+    return hashlib.blake2b(image.numpy().tobytes(), digest_size=16).digest()
 
 
 def _keeps_meaning(name: str) -> bool:
     """Return whether mirrored images of a set, known by its name, still show their class."""
     word = name.lower()
     return "fashion" in word or not any(mark in word for mark in ("digit", "mnist", "svhn"))
+
+
+def scan(data: str, workers: int | None = None) -> Report:
+    """Look at every image of a set, of any kind `open_source` reads.
+
+    Args:
+        data: as in `open_source`.
+        workers: processes; as many as there are processors by default.
+    """
+    _, parts = _find(data)
+    listings = {"training": parts.train}
+    if parts.test is not None:
+        listings["test"] = parts.test
+    return scan_parts(listings, workers)
 
 
 def _fingerprint(*parts: ImageSet) -> str:
