@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -49,17 +49,25 @@ def compare(
     out: str | Path | None = None,
     *,
     seeds: int = 1,
+    evaluations: Sequence[str] = ("accuracy",),
+    evaluation_options: Mapping[str, Any] | None = None,
+    sweep: Mapping[str, Sequence[Any]] | None = None,
+    baseline: str | None = None,
     device: str = "auto",
     cluster: str | None = None,
     **settings: Any,
 ) -> dict[str, Any]:
-    """Distil with several methods, train the same students on each, and tabulate.
+    """Distil with several methods, train the same students on each, measure and tabulate.
 
     Args:
         data: as in `distill`.
         methods: names of `METHODS`.
         out: comparison folder; ``runs/DATA-compare-ipcN`` by default.
         seeds: distillation seeds per method.
+        evaluations: what is measured of every set; see `reta.evaluation.catalogue.EVALUATIONS`.
+        evaluation_options: such as ``{"corruptions.severities": (1, 3)}``.
+        sweep: settings and their values, such as ``{"connection.trade_off": (0, 0.1, 1)}``.
+        baseline: the row that others are held against; ``fadrm+`` if it is there, else the first.
         device: ``auto``, ``cpu``, ``cuda`` ….
         cluster: do the units of work on Ray: ``auto`` or an address, see `reta.cluster`.
         settings: fields of `Config`.
@@ -73,7 +81,18 @@ def compare(
     config = settings_of(data, settings)
     folder = out or default_folder(config, "compare")
     executor = executor_of(cluster)
-    return run(config, methods, folder, seeds=seeds, device=device, executor=executor)
+    return run(
+        config,
+        methods,
+        folder,
+        seeds=seeds,
+        evaluations=evaluations,
+        options=evaluation_options,
+        sweep=sweep,
+        baseline=baseline,
+        device=device,
+        executor=executor,
+    )
 
 
 def train(folder: str | Path, *, cluster: str | None = None, **options: Any) -> dict[str, Any]:

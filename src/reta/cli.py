@@ -36,6 +36,9 @@ from reta.terminal import Folder, Out, bytes_, out, say
 Evaluations = Annotated[tuple[str, ...], arg(metavar="EVALUATION")]
 Cluster = Annotated[str | None, arg(metavar="ADDRESS")]
 Preset = Annotated[str | None, arg(name="preset", metavar="NAME")]
+Sweeps = Annotated[
+    tuple[str, ...], UseAppendAction, arg(name="sweep", metavar="PART.FIELD=VALUE,…")
+]
 Set = Annotated[tuple[str, ...], UseAppendAction, arg(name="set", metavar="PART.FIELD=VALUE")]
 
 
@@ -211,7 +214,7 @@ def evaluate(
 def _print_result(name: str, result: dict[str, Any]) -> None:
     table = Table("", name, box=None)
     table.columns[1].justify = "right"
-    for figure in result["figures"].values():
+    for figure in (result["figures"][key] for key in result["order"]):
         table.add_row(figure["title"], _figure(figure))
     out.print(table)
     for note in result["notes"]:
@@ -260,34 +263,71 @@ def evaluations(name: Positional[str | None] = None) -> None:
 def compare(
     config: OmitArgPrefixes[Config],
     methods: tuple[str, ...] = ("random", "fadrm+", "reta"),
+    evaluations: tuple[str, ...] = ("accuracy",),
     seeds: int = 1,
+    sweep: Sweeps = (),
+    baseline: str | None = None,
     out_folder: Out = None,
     device: str = "auto",
     cluster: Cluster = None,
     preset_: Preset = None,
     set_: Set = (),
 ) -> None:
-    """Distil with several methods, train the same students on each, and tabulate.
+    """Distil with several methods, train the same students on each, measure and tabulate.
 
-    Example: reta compare ./photos --methods random fadrm+ reta --ipc 10
+    Every method × evaluation × seed is a unit of work that is kept, so the same command continues.
+    Tables go to DIR/tables as Markdown, LaTeX and CSV.
+
+    Examples:
+      reta compare ./photos --methods random fadrm+ reta --ipc 10 --seeds 3
+      reta compare ./photos --evaluations accuracy corruptions diversity
+      reta compare ./photos --methods fadrm+ reta-drc reta-pta reta            (Table 3)
+      reta compare ./photos --methods reta --sweep connection.trade_off=0,0.1,0.3,1   (Fig. 4)
 
     Args:
         config: settings.
         methods: names of `reta methods`.
+        evaluations: what is measured of every set; names of `reta evaluations`.
         seeds: distillation seeds per method.
+        sweep: a setting and its values, for every method that has it; each --sweep is varied by
+            itself; may be repeated.
+        baseline: the row that others are held against; fadrm+ if it is there, else the first.
         out_folder: comparison folder; runs/DATA-compare-ipcN by default.
         device: auto, cpu, cuda, cuda:1 …
         cluster: do the units of work on Ray: auto (the cluster of this machine, or a new one on
             it) or an address. Needs `pip install 'reta[ray]'`.
         preset_: settings to begin with: a name of `reta presets` or a .yaml file; DATA and options
             override it.
-        set_: a setting of the methods that have that part; may be repeated.
+        set_: a setting of the methods that have that part, such as topology.weight=1, or of an
+            evaluation, such as corruptions.severities=[1,3,5]; may be repeated.
     """
     if config.method != "reta":
         raise UsageError(f"compare takes several: --methods random {config.method} …")
-    config = _asked(config, set_)
-    folder = out_folder or default_folder(config, "compare")
-    _compare(config, methods, folder, seeds, device, cluster)
+    own = [pair for pair in set_ if pair.partition(".")[0] in evaluations]
+    config = _asked(config, [pair for pair in set_ if pair not in own])
+    _compare(
+        config,
+        methods,
+        out_folder or default_folder(config, "compare"),
+        device,
+        cluster,
+        seeds=seeds,
+        evaluations=evaluations,
+        options=_options(own),
+        sweep=_sweeps(sweep),
+        baseline=baseline,
+    )
+
+
+def _sweeps(words: Sequence[str]) -> dict[str, list[Any]]:
+    """Return settings and values from words like ``connection.trade_off=0,0.1,1``."""
+    found = {}
+    for word in words:
+        name, equals, values = word.partition("=")
+        if not equals or not values:
+            raise UsageError(f"--sweep {word}: write it as PART.FIELD=VALUE,VALUE,…")
+        found[name] = [_value(value) for value in values.split(",")]
+    return found
 
 
 def demo(
@@ -300,16 +340,16 @@ def demo(
         out_folder: comparison folder.
         device: auto, cpu, cuda, cuda:1 …
     """
-    _compare(preset("demo"), ("random", "fadrm+", "reta"), out_folder, 1, device)
+    _compare(preset("demo"), ("random", "fadrm+", "reta"), out_folder, device)
 
 
 def _compare(
     config: Config,
     methods: Sequence[str],
     folder: Path,
-    seeds: int,
     device: str,
     cluster: str | None = None,
+    **options: Any,
 ) -> None:
     from reta.cluster import executor_of
     from reta.comparison import compare as run_compare
@@ -319,10 +359,10 @@ def _compare(
         config,
         methods,
         folder,
-        seeds=seeds,
         device=device,
         command=command,
         executor=executor_of(cluster),
+        **options,
     )
     table = Table(title=f"{result['title']}: students on unseen real images", box=None)
     for heading in ("method", "accuracy", "best epoch", "κ", "s/image", "images", "labels"):
@@ -338,11 +378,36 @@ def _compare(
             bytes_(row["bytes_labels"]),
         )
     out.print(table)
-    count = result["rows"][0]["n"]
-    say(f"mean ± std over {count} student{'s' if count > 1 else ''} per method; κ 0: nothing lost")
+    seeds, students = result["seeds"], result["students"]
+    over = f"{seeds} distillation seeds" if seeds > 1 else f"{students} students of one set"
+    say(f"mean ± std over {over}; κ 0: nothing lost")
+    for name, measured in result["evaluations"].items():
+        if name != "accuracy":
+            _print_evaluation(name, measured, result["methods"])
     for name in (name for names in result["runs"].values() for name in names):
         make_report(folder / name)
-    say(f"report  {make_report(folder)}")
+    say(f"tables  {folder / 'tables'}\nreport  {make_report(folder)}")
+
+
+def _print_evaluation(name: str, measured: dict[str, Any], methods: Sequence[str]) -> None:
+    from reta.reporting.tables import cell
+
+    figures = [measured["figures"][key] for key in measured["order"][:3]]  # the rest: tables/
+    table = Table(title=name, box=None)
+    table.add_column("method")
+    for figure in figures:
+        share = ", %" if figure["unit"] == "share" else ""
+        table.add_column(figure["title"] + share, justify="right")
+    for method in methods:
+        rows = [figure["rows"].get(method) for figure in figures]
+        cells = [
+            cell(row, figure["unit"]) if row else "–"
+            for row, figure in zip(rows, figures, strict=True)
+        ]
+        table.add_row(method, *cells)
+    out.print(table)
+    for note in measured["notes"]:
+        say(f"  {note}")
 
 
 def adopt(

@@ -2,20 +2,60 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from reta.config import Config
-from reta.errors import UsageError
+from reta.errors import UsageError, unknown
+from reta.evaluating import ACCURACY, Session, choose, evaluate_runs
+from reta.evaluation.result import Figure, Result
+from reta.evaluation.subject import Evaluation
+from reta.evaluation.uncertainty import paired_difference, spread
 from reta.executor import Executor, Serial
 from reta.methods import METHODS
 from reta.pipeline import Job, data_facts, distill_jobs, keep_config
 from reta.preparation import Prepared, open_data, prepare, recipe_of
+from reta.reporting.published import published
+from reta.reporting.tables import tables
 from reta.storage import RunFolder, json_bytes, read_json
-from reta.students import Training, mean_std, spread, train_runs
+from reta.students import Training, mean_std, train_runs
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A row of the table: a method, or a method with one setting changed.
+
+    Attributes:
+        label: how it is called.
+        config: its settings.
+    """
+
+    label: str
+    config: Config
+
+    def run(self, seed: int, seeds: int) -> str:
+        """Return the name of its run folder."""
+        name = re.sub(r"[^\w.+=-]+", "-", self.label)
+        return name if seeds == 1 else f"{name}-{seed}"
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """One setting of a method, varied while the others stay.
+
+    Attributes:
+        method: the method.
+        setting: such as ``connection.trade_off``.
+        points: each value with the label of its row.
+    """
+
+    method: str
+    setting: str
+    points: tuple[tuple[Any, str], ...]
 
 
 def compare(
@@ -24,11 +64,15 @@ def compare(
     out: Path | str,
     *,
     seeds: int = 1,
+    evaluations: Sequence[str] = (ACCURACY,),
+    options: Mapping[str, Any] | None = None,
+    sweep: Mapping[str, Sequence[Any]] | None = None,
+    baseline: str | None = None,
     device: str = "auto",
     command: str = "",
     executor: Executor | None = None,
 ) -> dict[str, Any]:
-    """Distil with several methods, train students on each set and tabulate.
+    """Distil with several methods, train students on each set, measure and tabulate.
 
     Args:
         config: the settings all share; its own method is not used. Options of a part (such as
@@ -36,6 +80,11 @@ def compare(
         methods: names of `METHODS`.
         out: comparison folder; every run lies in a folder of its own inside.
         seeds: distillation seeds per method, counted up from the configuration's.
+        evaluations: what is measured of every run besides accuracy; see `EVALUATIONS`.
+        options: settings of the evaluations.
+        sweep: settings and their values, such as ``{"connection.trade_off": (0, 0.1, 1)}``: each
+            is varied by itself, for every method that has it.
+        baseline: the row others are held against; FADRM+ if it is there, else the first method.
         device: ``auto``, ``cpu``, ``cuda`` ….
         command: the command line, to be kept with the numbers.
         executor: where the units of work are done; in this process by default.
@@ -50,8 +99,11 @@ def compare(
     configs = [_for_method(config, method) for method in methods]
     if unused := set(config.options) - {name for one in configs for name in one.options}:
         raise UsageError(f"none of these methods has {', '.join(sorted(unused))}")
-    for one in configs:
-        recipe_of(one)
+    variants, sweeps = _variants(configs, sweep or {})
+    baseline = baseline or next((name for name in methods if name == "fadrm+"), methods[0])
+    if baseline not in {variant.label for variant in variants}:
+        raise unknown("baseline", baseline, [variant.label for variant in variants])
+    chosen = choose(evaluations, options)
     executor = executor or Serial()
     place = executor.device(device)
     source = open_data(configs[0])
@@ -60,30 +112,189 @@ def compare(
         keep_config(folder, replace(config, options={}), source)
         prepared = prepare(config, source, folder, place, executor)
         jobs: dict[str, list[Job]] = {}
-        for one in configs:
+        for variant in variants:
+            one = variant.config
             own = replace(prepared.config, method=one.method, options=one.options)
             for seed in range(config.seed, config.seed + seeds):
-                name = one.method if seeds == 1 else f"{one.method}-{seed}"
-                job = Job(folder.path / name, replace(own, seed=seed))
-                jobs.setdefault(one.method, []).append(job)
+                path = folder.path / variant.run(seed, seeds)
+                jobs.setdefault(variant.label, []).append(Job(path, replace(own, seed=seed)))
         _do(prepared, [job for own in jobs.values() for job in own], executor)
         executor.check()
-        runs = {method: [str(job) for job in own] for method, own in jobs.items()}
+        _measure(prepared, folder, chosen, jobs, executor)
+        executor.check()
+        runs = {label: [str(job) for job in own] for label, own in jobs.items()}
+        measured = {
+            name: summary(_results(folder, name, runs), baseline) for name in (ACCURACY, *chosen)
+        }
         comparison = {
             "title": source.name,
             "command": command,
-            "methods": list(methods),
+            "methods": list(runs),
+            "baseline": baseline,
+            "seeds": seeds,
+            "classes": len(source.classes),
+            "ipc": prepared.config.ipc,
+            "student": prepared.config.student,
+            "students": prepared.config.students,
             "runs": runs,
             "data": data_facts(source),
             "teacher_accuracy": prepared.accuracy,
-            "rows": [_row(folder, method, runs[method]) for method in methods],
+            "rows": [_row(folder, variant, runs[variant.label], measured) for variant in variants],
+            "evaluations": measured,
+            "sweeps": [_sweep(one) for one in sweeps],
         }
+        comparison["published"] = _published(comparison)
         unit = folder.unit("comparison", comparison)
         if not unit.done:
             unit.write("comparison.json", json_bytes(comparison))
+            for name, text in tables(comparison).items():
+                unit.write(f"tables/{name}", text.encode())
             unit.finish()
-        folder.seal({"kind": "comparison", "runs": runs})
+        folder.seal({"kind": "comparison", "runs": runs, "teachers": prepared.teachers})
     return comparison
+
+
+def _variants(
+    configs: Sequence[Config], sweep: Mapping[str, Sequence[Any]]
+) -> tuple[list[Variant], list[Sweep]]:
+    """Return the rows of the table, and which of them belong to a sweep.
+
+    A value that is the method's own is no new row.
+    """
+    variants = [Variant(one.method, one) for one in configs]
+    for variant in variants:
+        recipe_of(variant.config)
+    sweeps = []
+    for setting, values in sweep.items():
+        having = [one for one in configs if _has(one.method, setting)]
+        if not having:
+            for one in configs:  # a misspelt name is told with the nearest one
+                if _has(one.method, setting.partition(".")[0]):
+                    recipe_of(replace(one, options={setting: values[0]}))
+            raise UsageError(f"none of these methods has {setting}")
+        for one in having:
+            points = []
+            for value in values:
+                changed = replace(one, options={**one.options, setting: value})
+                same = recipe_of(changed) == recipe_of(one)
+                label = one.method if same else f"{one.method} {setting}={value}"
+                points.append((value, label))
+                if not same and label not in {variant.label for variant in variants}:
+                    variants.append(Variant(label, changed))
+            sweeps.append(Sweep(one.method, setting, tuple(points)))
+    return variants, sweeps
+
+
+def _has(method: str, setting: str) -> bool:
+    part: Any = METHODS[method]
+    for name in setting.split("."):
+        part = getattr(part, name, None)
+    return part is not None
+
+
+def _sweep(sweep: Sweep) -> dict[str, Any]:
+    points = [{"value": value, "method": label} for value, label in sweep.points]
+    return {"method": sweep.method, "setting": sweep.setting, "points": points}
+
+
+def _measure(
+    prepared: Prepared,
+    folder: RunFolder,
+    chosen: Mapping[str, Evaluation | None],
+    jobs: Mapping[str, Sequence[Job]],
+    executor: Executor,
+) -> None:
+    """Measure every run."""
+    config = prepared.config
+    own = {name: one for name, one in chosen.items() if one is not None}
+    session = Session(
+        Training(config, prepared.source, prepared.device),
+        folder.path,
+        own,
+        config.student or "",
+        config.students or 1,
+    )
+    if own:
+        paths = [job.path for every in jobs.values() for job in every]
+        evaluate_runs(paths, session, executor)
+
+
+Results = dict[str, list[dict[str, Any]]]
+"""The results of one evaluation, by row, one per distillation seed."""
+
+
+def _results(folder: RunFolder, name: str, runs: Mapping[str, Sequence[str]]) -> Results:
+    if name == ACCURACY:
+        return {
+            label: [_accuracy(read_json(folder.path / run / "metrics.json")) for run in own]
+            for label, own in runs.items()
+        }
+    return {
+        label: [read_json(folder.path / run / f"evaluations/{name}.json") for run in own]
+        for label, own in runs.items()
+    }
+
+
+def _accuracy(metrics: dict[str, Any]) -> dict[str, Any]:
+    """Return metrics.json in the shape of the other evaluations."""
+    students = metrics["students"]
+    figures = {
+        "last": Figure("accuracy, last epoch", [one["last"] for one in students]),
+        "best": Figure("accuracy, best epoch", [one["best"] for one in students]),
+        "kappa": Figure("κ", [metrics["kappa_mean"]], "number", "lower"),
+        "seconds_per_image": Figure(
+            "seconds per image", [metrics["seconds_per_image"]], "seconds", "lower"
+        ),
+    }
+    notes = ["Best epoch is chosen on the test images: read it beside the last."]
+    return Result(figures, {}, notes).json()
+
+
+def summary(results: Results, baseline: str) -> dict[str, Any]:
+    """Return the figures of an evaluation over all rows, with spread and differences.
+
+    Args:
+        results: by row, one result per distillation seed.
+        baseline: the row others are held against.
+    """
+    figures: dict[str, Any] = {}
+    for label, own in results.items():
+        for name in own[0]["order"]:
+            figure = own[0]["figures"][name]
+            values = [result["figures"][name]["values"] for result in own]
+            entry = figures.setdefault(
+                name, {key: figure[key] for key in ("title", "unit", "better")} | {"rows": {}}
+            )
+            entry["rows"][label] = {"values": values, **asdict(spread(values))}
+    for entry in figures.values():
+        against = entry["rows"].get(baseline)
+        for label, row in entry["rows"].items():
+            found = (
+                paired_difference(row["values"], against["values"])
+                if against and label != baseline
+                else None
+            )
+            row["difference"] = found and asdict(found)
+    notes = dict.fromkeys(note for own in results.values() for one in own for note in one["notes"])
+    return {"figures": figures, "order": list(figures), "notes": list(notes)}
+
+
+def _published(comparison: Mapping[str, Any]) -> dict[str, Any]:
+    """Return published numbers for the same setting, by measure and row."""
+    data = comparison["data"]
+    setting = {
+        "data": data["name"],
+        "classes": comparison["classes"],
+        "image_size": data["image_size"],
+        "ipc": comparison["ipc"],
+        "student": comparison["student"],
+    }
+    found: dict[str, Any] = {}
+    for measure in ("accuracy", "corrupted"):
+        for label in comparison["methods"]:
+            if number := published(label, measure, **setting):
+                found.setdefault(measure, {})[label] = number
+    return found
 
 
 def _for_method(config: Config, method: str) -> Config:
@@ -110,11 +321,16 @@ def _do(prepared: Prepared, jobs: Sequence[Job], executor: Executor) -> None:
     train_runs(paths, config.student or "", config.students or 1, training, executor)
 
 
-def _row(folder: RunFolder, method: str, names: Sequence[str]) -> dict[str, Any]:
-    """Return the table's row of a method, over all its runs and students."""
+def _row(
+    folder: RunFolder, variant: Variant, names: Sequence[str], measured: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return the table's row of a method, over all its runs and students.
+
+    ``last_std`` is over distillation seeds where there are several, else over students; both are
+    given by name.
+    """
     runs = [RunFolder(folder.path / name) for name in names]
     metrics = [read_json(run.path / "metrics.json") for run in runs]
-    students = [student for metric in metrics for student in metric["students"]]
     connections = [
         connection
         for run in runs
@@ -126,13 +342,24 @@ def _row(folder: RunFolder, method: str, names: Sequence[str]) -> dict[str, Any]
     def over(rows: list[dict[str, Any]], key: str) -> float | None:
         return mean_std([row[key] for row in rows])[0] if rows else None
 
-    return {
-        "method": method,
-        "summary": METHODS[method].summary,
-        "n": len(students),
+    row: dict[str, Any] = {
+        "method": variant.label,
+        "summary": METHODS[variant.config.method].summary,
+        "options": dict(variant.config.options),
         "protocol": metrics[0]["protocol"]["title"],
         "labels": metrics[0]["protocol"]["labels"],
-        **spread(students),
+        "n": sum(len(metric["students"]) for metric in metrics),
+    }
+    for which in ("last", "best"):
+        figure = measured[ACCURACY]["figures"][which]["rows"][variant.label]
+        row |= {
+            f"{which}_mean": figure["mean"],
+            f"{which}_std": figure["std_seeds" if len(runs) > 1 else "std_students"],
+            f"{which}_std_seeds": figure["std_seeds"],
+            f"{which}_std_students": figure["std_students"],
+            f"{which}_difference": figure["difference"],
+        }
+    return row | {
         "kappa_mean": over(metrics, "kappa_mean"),
         "contraction_ratio": over(connections, "contraction_ratio"),
         "distinct_anchors": over(connections, "distinct_anchors"),

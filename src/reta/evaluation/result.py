@@ -42,5 +42,5 @@ class Result:
     notes: Sequence[str] = ()
 
     def json(self) -> dict[str, Any]:
-        """Return plain JSON values."""
-        return asdict(self)
+        """Return plain JSON values; ``order`` names the figures, the most important first."""
+        return {**asdict(self), "order": list(self.figures)}
