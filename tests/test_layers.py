@@ -31,7 +31,7 @@ LAYERS = [
     ["cluster", "config", "executor", "runtime", "storage", "tensors"],
     ["lease"],
     ["files"],
-    ["progress"],
+    ["progress", "tracking"],
     ["interruption"],
     ["mirror"],
     ["errors", "__init__"],

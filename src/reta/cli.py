@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import mean, stdev
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 import yaml
@@ -32,7 +32,9 @@ from reta.errors import DataError, Interrupted, RetaError, UsageError
 from reta.interruption import stopping_on_signals
 from reta.protocols import Regime
 from reta.terminal import Folder, Out, bytes_, out, say
+from reta.tracking import tracking
 
+Track = Literal["tensorboard", "wandb", "trackio"] | None
 Evaluations = Annotated[tuple[str, ...], arg(metavar="EVALUATION")]
 Cluster = Annotated[str | None, arg(metavar="ADDRESS")]
 Preset = Annotated[str | None, arg(name="preset", metavar="NAME")]
@@ -71,6 +73,7 @@ def distill(
     cluster: Cluster = None,
     force: bool = False,
     preset_: Preset = None,
+    track: Track = None,
     set_: Set = (),
 ) -> None:
     """Distil images into a few synthetic ones per class, with soft labels.
@@ -90,6 +93,7 @@ def distill(
         force: if DIR was begun with other settings, use DIR-2, DIR-3 … beside it; nothing is mixed.
         preset_: settings to begin with: a name of `reta presets` or a .yaml file; DATA and options
             override it.
+        track: also send losses and accuracy to tensorboard, wandb or trackio (reta[tensorboard] …).
         set_: a setting of the method, such as connection.trade_off=0.2; may be repeated. `reta
             methods METHOD` lists them.
     """
@@ -98,7 +102,8 @@ def distill(
 
     config = _asked(config, set_)
     out_folder = out_folder or default_folder(config)
-    folder = run_distill(config, out_folder, device, executor_of(cluster), force)
+    with tracking(track, out_folder):
+        folder = run_distill(config, out_folder, device, executor_of(cluster), force)
     report = make_report(folder)
     say(f"distilled set  {folder}\nreport         {report}")
     say(f"next           reta train {shlex.quote(str(folder))}")
@@ -127,6 +132,7 @@ def train(
     data: str | None = None,
     device: str = "auto",
     cluster: Cluster = None,
+    track: Track = None,
 ) -> None:
     """Train students from scratch on a distilled set; weights go to RUN/students.
 
@@ -143,19 +149,21 @@ def train(
         device: auto, cpu, cuda, cuda:1 …
         cluster: do the units of work on Ray: auto (the cluster of this machine, or a new one on
             it) or an address. Needs `pip install 'reta[ray]'`.
+        track: also send accuracy to tensorboard, wandb or trackio.
     """
     from reta.cluster import executor_of
     from reta.students import train as run_train
 
-    metrics = run_train(
-        folder,
-        student,
-        students,
-        device,
-        data=data,
-        executor=executor_of(cluster),
-        regime=regime,
-    )
+    with tracking(track, folder):
+        metrics = run_train(
+            folder,
+            student,
+            students,
+            device,
+            data=data,
+            executor=executor_of(cluster),
+            regime=regime,
+        )
     _print_metrics(metrics)
     say(f"report         {make_report(folder)}")
 
@@ -271,6 +279,7 @@ def compare(
     device: str = "auto",
     cluster: Cluster = None,
     preset_: Preset = None,
+    track: Track = None,
     set_: Set = (),
 ) -> None:
     """Distil with several methods, train the same students on each, measure and tabulate.
@@ -298,6 +307,7 @@ def compare(
             it) or an address. Needs `pip install 'reta[ray]'`.
         preset_: settings to begin with: a name of `reta presets` or a .yaml file; DATA and options
             override it.
+        track: also send losses and accuracy to tensorboard, wandb or trackio.
         set_: a setting of the methods that have that part, such as topology.weight=1, or of an
             evaluation, such as corruptions.severities=[1,3,5]; may be repeated.
     """
@@ -305,18 +315,20 @@ def compare(
         raise UsageError(f"compare takes several: --methods random {config.method} …")
     own = [pair for pair in set_ if pair.partition(".")[0] in evaluations]
     config = _asked(config, [pair for pair in set_ if pair not in own])
-    _compare(
-        config,
-        methods,
-        out_folder or default_folder(config, "compare"),
-        device,
-        cluster,
-        seeds=seeds,
-        evaluations=evaluations,
-        options=_options(own),
-        sweep=_sweeps(sweep),
-        baseline=baseline,
-    )
+    folder = out_folder or default_folder(config, "compare")
+    with tracking(track, folder):
+        _compare(
+            config,
+            methods,
+            folder,
+            device,
+            cluster,
+            seeds=seeds,
+            evaluations=evaluations,
+            options=_options(own),
+            sweep=_sweeps(sweep),
+            baseline=baseline,
+        )
 
 
 def _sweeps(words: Sequence[str]) -> dict[str, list[Any]]:

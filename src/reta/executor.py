@@ -11,6 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
+from reta import tracking
 from reta.errors import DivergedError, RetaError, UnfinishedError
 from reta.progress import log
 from reta.runtime import Device, choose_device
@@ -85,7 +86,8 @@ class Serial(Executor):
             if len(units) > 1:
                 log.info("%s %d of %d: %s", stage, number, len(units), unit)
             try:
-                work(shared, unit)
+                with tracking.unit(f"{stage} {unit}"):
+                    work(shared, unit)
             except DivergedError as error:
                 self.failures[f"{stage} {unit}"] = error
                 failed.append(unit)

@@ -22,6 +22,7 @@ from reta.interruption import check
 from reta.models import Classifier
 from reta.progress import track
 from reta.runtime import images_per_pass, mixed_precision, random_generator, seeded, torch_seed
+from reta.tracking import note
 
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 Batches = Callable[[int], Iterable[list[MicroBatch]]]
@@ -311,6 +312,7 @@ def _measure(progress: Progress, model: Classifier, test: ImageSet, epoch: int) 
     total, progress.per_class = shares(predicted, test)
     progress.confusion = confusion(predicted, test.labels)
     progress.curve.append((epoch, total))
+    note(epoch, {"test_accuracy": total})
 
 
 def train_teacher(

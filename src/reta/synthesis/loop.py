@@ -24,6 +24,7 @@ from reta.synthesis.recipe import Recipe
 from reta.synthesis.retrieval import edge_complexity
 from reta.synthesis.schedule import Block, Schedule
 from reta.topology import contraction_ratio
+from reta.tracking import note
 
 
 @dataclass(frozen=True)
@@ -383,6 +384,7 @@ class Recovery:
                 "contraction_ratio": sum(ratios) / len(ratios) if ratios else 1.0,
             }
         )
+        note(step, self.connections[-1], "connection")
 
     def _log(self, step: int, turn: int, row: dict[str, Any]) -> None:
         values = {name: float(value) for name, value in row.items()}
@@ -392,6 +394,7 @@ class Recovery:
                 "lower schedule.learning_rate, or check that the teacher is trained"
             )
         self.steps.append({"step": step, "teacher": turn, **values})
+        note(step, values, self.teachers[turn].name)
 
 
 def _finite(value: float) -> bool:
