@@ -28,7 +28,14 @@ from reta.api import verify as find_problems
 from reta.cli_bench import bench
 from reta.cli_sharing import export, gallery, push
 from reta.config import Config, preset
-from reta.errors import DataError, Interrupted, RetaError, UsageError
+from reta.errors import (
+    DataError,
+    Interrupted,
+    MemoryLimitError,
+    RetaError,
+    UsageError,
+    out_of_memory,
+)
 from reta.interruption import stopping_on_signals
 from reta.protocols import Regime
 from reta.terminal import Folder, Out, bytes_, out, say
@@ -700,10 +707,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _fail(str(error))
         sys.exit(error.exit_code)
     except (RuntimeError, MemoryError) as error:  # torch has an error of its own only on a GPU
-        if not isinstance(error, MemoryError) and "memory" not in str(error):
+        if not out_of_memory(error):
             raise
         _fail("out of memory: try a lower --images-per-pass or --image-size, then continue")
-        sys.exit(1)
+        sys.exit(MemoryLimitError.exit_code)
     except Interrupted as stopped:
         progress.console.print(str(stopped))
         sys.exit(stopped.exit_code)

@@ -42,6 +42,22 @@ class UnfinishedError(RetaError):
     exit_code = 6
 
 
+class MemoryLimitError(RetaError):
+    """Work whose smallest part does not fit into memory."""
+
+    exit_code = 7
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Return whether an error means that memory ran out; torch has no one type for it on a CPU."""
+    words = ("out of memory", "can't allocate memory", "not enough memory", "bad_alloc")
+    return isinstance(error, MemoryError) or (
+        # The last is what oneDNN says.
+        isinstance(error, RuntimeError)
+        and any(word in str(error) for word in (*words, "could not create a memory object"))
+    )
+
+
 class Interrupted(KeyboardInterrupt):
     """A signal asked the work to stop; what was finished is on disk.
 

@@ -261,6 +261,7 @@ def recover_block(prepared: Prepared, part: Part) -> None:
             "history": history,
             "peak_memory": peak_memory(),
             "restarts": failures,
+            "images_per_pass": result.images_per_pass,
         }
     )
 
@@ -390,6 +391,18 @@ def cautions(prepared: Prepared, config: Config) -> list[str]:
     return said
 
 
+def restarts(run: RunFolder) -> list[str]:
+    """Return, in sentences, which units of a run were done in safer settings after a divergence."""
+    records = run.records()
+    counts = {name: len(record["facts"].get("restarts", ())) for name, record in records.items()}
+    return [
+        f"{name} diverged {number}x and was done at 1/{2**number} of the learning rate, without "
+        "TF32."
+        for name, number in counts.items()
+        if number
+    ]
+
+
 def data_facts(source: Source) -> dict[str, Any]:
     """Return what a manifest says of the real images."""
     average, spread = source.mean_std
@@ -429,7 +442,7 @@ def seal(job: Job, prepared: Prepared) -> None:
             "label_keep": config.label_keep,
             "teachers": prepared.teachers,
             "teacher_accuracy": prepared.accuracy,
-            "warnings": cautions(prepared, config),
+            "warnings": cautions(prepared, config) + restarts(job.folder),
             "hardware": hardware(),
             "device": asdict(prepared.device),
             "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),

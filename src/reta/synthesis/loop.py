@@ -5,16 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import torch
 
 from reta.checkpoint import Checkpoint, State, optimiser_tensors, restore_optimiser
 from reta.data.augment import Views, random_views, render
-from reta.errors import DivergedError
+from reta.errors import DivergedError, MemoryLimitError, out_of_memory
 from reta.interruption import check
 from reta.models import Classifier
-from reta.progress import track, warn_once
+from reta.progress import log, track, warn_once
 from reta.runtime import Stopwatch, random_generator
 from reta.synthesis.alignment import Target, TopologyAlignment
 from reta.synthesis.connection import fit_gap, resample, residual_connection
@@ -25,6 +26,8 @@ from reta.synthesis.retrieval import edge_complexity
 from reta.synthesis.schedule import Block, Schedule
 from reta.topology import contraction_ratio
 from reta.tracking import note
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,7 @@ class Recovered:
         steps: losses by step, thinned to about a hundred rows.
         connections: what each connection chose and did.
         seconds: wall-clock time.
+        images_per_pass: how many shared a forward pass at the end: fewer if memory ran out.
     """
 
     images: torch.Tensor
@@ -64,6 +68,7 @@ class Recovered:
     steps: list[dict[str, float]]
     connections: list[dict[str, float]]
     seconds: float
+    images_per_pass: int
 
 
 def jitter(image_size: int) -> int:
@@ -104,7 +109,7 @@ class Recovery:
         beginning = recipe.start(pool, committee[0], self.labels, settings.ipc, settings.seed)
         self.used = [] if beginning.anchors is None else [beginning.anchors]
         self.pixels = beginning.images[:, :, :channels].to(device) / self.unit
-        self.packs = self._packs()
+        self.at_once = max(1, settings.images_per_pass // len(self.labels))
         self.topology = recipe.topology if settings.ipc > 1 else None
         if recipe.topology and not self.topology:
             warn_once("one synthetic image per class has no topology: the PTA term is 0")
@@ -117,9 +122,41 @@ class Recovery:
         self.pull: torch.Tensor | None = None  # of the topology, while it is spread over steps
         self.optimiser: torch.optim.Optimizer | None = None
 
-    def _packs(self) -> list[slice]:
-        groups = max(1, self.settings.images_per_pass // len(self.labels))
-        return [slice(i, i + groups) for i in range(0, self.settings.ipc, groups)]
+    @property
+    def packs(self) -> list[slice]:
+        """BN groups that share a forward pass."""
+        ipc = self.settings.ipc
+        return [slice(i, i + self.at_once) for i in range(0, ipc, self.at_once)]
+
+    def _fitting(self, work: Callable[[], T]) -> T:
+        """Return what some work gives, in half as large packs whenever memory runs out.
+
+        The groups, and with them the statistics, stay what they are.
+
+        Raises:
+            MemoryLimitError: if a single group does not fit.
+        """
+        while True:
+            try:
+                return work()
+            except (RuntimeError, MemoryError) as error:
+                if not out_of_memory(error):
+                    raise
+                self._pack_less()
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+
+    def _pack_less(self) -> None:
+        self.at_once = min(self.at_once, self.settings.ipc)
+        if self.at_once == 1:
+            raise MemoryLimitError(
+                f"one BN group of {len(self.labels)} images of {self.pixels.shape[-1]} px does not "
+                "fit into memory, and its statistics cannot be taken in parts; lower --block "
+                "(classes optimised together) or --image-size, or use a device with more memory"
+            )
+        self.at_once = -(-self.at_once // 2)
+        images = self.at_once * len(self.labels)
+        log.warning("out of memory: goes on with %d images in a pass, same statistics", images)
 
     def run(self, checkpoint: Checkpoint | None = None) -> Recovered:
         """Optimise and connect, block after block.
@@ -146,6 +183,7 @@ class Recovery:
             steps=self.steps,
             connections=self.connections,
             seconds=earlier + watch.seconds,
+            images_per_pass=min(self.at_once, self.settings.ipc) * len(self.labels),
         )
 
     def _close(self, blocks: Sequence[Block]) -> None:
@@ -249,9 +287,9 @@ class Recovery:
         for step in track(remaining, description, len(remaining)):
             offer()
             turn = (done + step) % len(self.teachers)
-            gradient, row = self._match(turn, views[step])
+            gradient, row = self._fitting(partial(self._match, turn, views[step]))
             if topology and topology.due(step, block.steps):
-                self.pull, aligned = self._align()
+                self.pull, aligned = self._fitting(self._align)
                 row |= aligned
                 row["gradient_ratio"] = float(self.pull.norm() / gradient.norm().clamp(min=1e-12))
             if self.pull is not None and topology:
@@ -302,7 +340,7 @@ class Recovery:
     @torch.no_grad()
     def _features(self) -> torch.Tensor:
         """Return φ of all images as they are, ``(classes, ipc, d)``."""
-        return self._by_class([self._reach(pack)[1] for pack in self.packs])
+        return self._fitting(lambda: self._by_class([self._reach(pack)[1] for pack in self.packs]))
 
     def _align(self) -> tuple[torch.Tensor, dict[str, Any]]:
         """Return the pixel gradient of the topology term and its value.

@@ -1,0 +1,78 @@
+"""Running out of memory changes how much is done at once, and nothing else."""
+
+from __future__ import annotations
+
+import resource
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from crashes import start, wait
+from reta.errors import MemoryLimitError
+from reta.methods import METHODS
+from reta.models import Classifier
+from reta.synthesis.loop import Settings, recover
+from reta.synthesis.matching import Matching
+from reta.synthesis.pool import Pool
+from reta.synthesis.recipe import Recipe
+from reta.synthesis.schedule import Schedule
+from small_world import CLASSES
+
+
+@dataclass(frozen=True)
+class SmallDevice(Matching):
+    """The usual objective on a device that holds so many images."""
+
+    most: int = 0
+
+    def __call__(self, probe, images, labels):
+        if images.shape[:2].numel() > self.most:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return super().__call__(probe, images, labels)
+
+
+def recipe(method: str, objective: Matching | None = None) -> Recipe:
+    return replace(METHODS[method], schedule=Schedule(6, 1), objective=objective or Matching())
+
+
+@pytest.mark.parametrize("method", ["fadrm+", "reta"])
+@pytest.mark.parametrize("most", [CLASSES, 2 * CLASSES, 5 * CLASSES - 1])
+def test_less_memory_gives_the_same_images(
+    method: str, most: int, double_committee: list[Classifier], double_pool: Pool
+) -> None:
+    """Breaks when a smaller pass changes a batch, its statistics or a step that was begun."""
+    settings = Settings(5, images_per_pass=100)
+    plenty = recover(recipe(method), double_committee, double_pool, range(CLASSES), settings)
+    small = SmallDevice(most=most)
+    scarce = recover(recipe(method, small), double_committee, double_pool, range(CLASSES), settings)
+    assert plenty.images_per_pass == 5 * CLASSES
+    assert CLASSES <= scarce.images_per_pass <= most
+    assert torch.equal(plenty.images, scarce.images)  # in float64 rounding does not show
+
+
+def test_a_group_that_does_not_fit_is_said_with_the_fix(
+    committee: list[Classifier], pool: Pool
+) -> None:
+    """Breaks when a group is split, which would change its statistics, or tried for ever."""
+    objective = SmallDevice(most=CLASSES - 1)
+    with pytest.raises(MemoryLimitError, match="lower --block"):
+        recover(recipe("fadrm+", objective), committee, pool, range(CLASSES), Settings(4))
+
+
+def test_a_real_limit_of_the_process(committee: list[Classifier], pool: Pool, tmp_path) -> None:
+    """Breaks when what torch says on a CPU is not recognised as a lack of memory."""
+    settings = Settings(300, images_per_pass=100_000)
+    said = tmp_path / "said"
+
+    def work() -> None:
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+        most = pages * resource.getpagesize() + 250_000_000
+        resource.setrlimit(resource.RLIMIT_AS, (most, most))
+        short = replace(METHODS["fadrm"], schedule=Schedule(2, 0))
+        result = recover(short, committee, pool, range(CLASSES), settings)
+        said.write_text(str(result.images_per_pass))
+
+    assert wait(start(work)) == 0
+    assert CLASSES <= int(said.read_text()) < 300 * CLASSES
