@@ -170,10 +170,15 @@ def restore_optimiser(
     optimiser: torch.optim.Optimizer, tensors: Mapping[str, torch.Tensor]
 ) -> None:
     """Put back what `optimiser_tensors` returned, found among other tensors."""
+    parameters = [part for group in optimiser.param_groups for part in group["params"]]
     state: dict[int, dict[str, torch.Tensor]] = {}
     for path, tensor in tensors.items():
         if path.startswith("optimiser."):
             _, index, name = path.split(".", 2)
+            owner = parameters[int(index)].detach()
+            if tensor.shape == owner.shape:
+                # In the parameter's memory layout, because a fused step goes through memory.
+                tensor = torch.empty_like(owner).copy_(tensor)
             state.setdefault(int(index), {})[name] = tensor
     groups = optimiser.state_dict()["param_groups"]
     optimiser.load_state_dict({"state": state, "param_groups": groups})

@@ -22,13 +22,18 @@ def batch_statistics(model: Classifier, group: int) -> Iterator[None]:
     """
 
     def forward(layer: nn.BatchNorm2d, inputs: torch.Tensor) -> torch.Tensor:
-        # Groups become channels, so that one native call normalises them all.
+        if not inputs.is_cuda:
+            return torch.cat(
+                [_normalised(part, layer, layer.weight, layer.bias) for part in inputs.split(group)]
+            )
+        # A launch is dear on a GPU: groups become channels, and one call normalises them all.
         groups = len(inputs) // group
         folded = inputs.unflatten(0, (groups, group)).transpose(0, 1).flatten(1, 2)
-        weight, bias = layer.weight.repeat(groups), layer.bias.repeat(groups)
-        normal = F.batch_norm(folded, None, None, weight, bias, training=True, eps=layer.eps)
-        unfolded: torch.Tensor = normal.unflatten(1, (groups, -1))
-        return unfolded.transpose(0, 1).flatten(0, 1)
+        many = [
+            None if part is None else part.repeat(groups) for part in (layer.weight, layer.bias)
+        ]
+        normal: torch.Tensor = _normalised(folded, layer, *many).unflatten(1, (groups, -1))
+        return normal.transpose(0, 1).flatten(0, 1)
 
     layers = model.batch_norms()
     for layer in layers:
@@ -38,6 +43,15 @@ def batch_statistics(model: Classifier, group: int) -> Iterator[None]:
     finally:
         for layer in layers:
             del layer.forward
+
+
+def _normalised(
+    inputs: torch.Tensor,
+    layer: nn.BatchNorm2d,
+    weight: torch.Tensor | None,
+    bias: torch.Tensor | None,
+) -> torch.Tensor:
+    return F.batch_norm(inputs, None, None, weight, bias, training=True, eps=layer.eps)
 
 
 @torch.no_grad()

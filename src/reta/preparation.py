@@ -16,7 +16,7 @@ from reta.data.sources import Source, open_source
 from reta.errors import DataError, unknown
 from reta.executor import Executor
 from reta.methods import METHODS
-from reta.models import Classifier, check
+from reta.models import Classifier, check, preferred_layout
 from reta.progress import warn_once
 from reta.runtime import Device, Stopwatch
 from reta.squeeze import Lesson, committee_of, read_teacher, task_of, teacher_unit, weights_file
@@ -122,7 +122,7 @@ def prepare(
             warn_once(f"teacher {spec.name} has no BatchNorm: its alignment term is 0")
             warnings.append(f"Teacher {spec.name} has no BatchNorm, so its alignment term is 0.")
         warnings += record["facts"]["warnings"]
-        committee.append(teacher)
+        committee.append(teacher.to(memory_format=preferred_layout(teacher)))
         hashes[spec.name] = record["files"][weights_file(spec)]
         accuracy[spec.name] = record["facts"]["test_accuracy"]
     executor.run("pool", pool_unit, taught, pool_spans(source.train))

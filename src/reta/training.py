@@ -19,7 +19,7 @@ from reta.data.distilled import DistilledSet, MicroBatch
 from reta.data.images import ImageSet
 from reta.errors import DataError, DivergedError
 from reta.interruption import check
-from reta.models import Classifier
+from reta.models import Classifier, preferred_layout
 from reta.progress import track
 from reta.runtime import images_per_pass, mixed_precision, random_generator, seeded, torch_seed
 from reta.tracking import note
@@ -139,6 +139,7 @@ def fit(
     """
     checkpoint, progress = checkpoint or Checkpoint(), progress or Progress()
     protocol = replace(protocol, learning_rate=protocol.learning_rate * checkpoint.caution)
+    model.to(memory_format=preferred_layout(model))
     optimiser = adamw(model, protocol)
     average = _Average(model, protocol.ema) if protocol.ema else None
     kept = checkpoint.load()
@@ -183,6 +184,7 @@ def fit(
                 break
     if average:
         model.load_state_dict(average.weights)
+    model.to(memory_format=torch.contiguous_format)  # as it came: others may save its weights
 
 
 class _Average:
@@ -237,7 +239,7 @@ def adamw(model: Classifier, protocol: Protocol) -> torch.optim.AdamW:
         {"params": decayed, "weight_decay": protocol.weight_decay},
         {"params": spared, "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=protocol.learning_rate)
+    return torch.optim.AdamW(groups, lr=protocol.learning_rate, fused=True)
 
 
 def _resume(

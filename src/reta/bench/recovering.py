@@ -14,7 +14,7 @@ from reta.bench.measure import Row, Size, flops, kept_bytes, peak_bytes, ratio, 
 from reta.bench.reference import CopyingHook, ReferenceRecover, hooked_loss
 from reta.data.images import DecodedImages
 from reta.methods import METHODS
-from reta.models import Classifier, build, freeze
+from reta.models import Classifier, build, freeze, preferred_layout
 from reta.synthesis.loop import Recovery, Settings
 from reta.synthesis.matching import BatchNormProbe, Probe, decoupled_objective, probe
 from reta.synthesis.pool import Pool
@@ -26,7 +26,10 @@ STEPS = 2000  # of the paper, over which what happens rarely is spread
 def committee_of(size: Size, device: torch.device) -> list[Classifier]:
     """Return frozen teachers with random weights."""
     teachers = [build(name, size.classes, size.side) for name in size.committee]
-    return [freeze(teacher.to(device)) for teacher in teachers]
+    return [
+        freeze(teacher.to(device).to(memory_format=preferred_layout(teacher)))
+        for teacher in teachers
+    ]
 
 
 def noise_pool(size: Size, per_class: int, teacher: Classifier) -> Pool:

@@ -20,7 +20,7 @@ from torch import nn
 
 from reta.models import Classifier
 from reta.tensors import png_bytes
-from reta.training import Protocol, adamw, soft_loss
+from reta.training import soft_loss
 
 
 class CopyingHook:
@@ -134,7 +134,7 @@ class ReferenceTraining:
 
     def train(self, student: Classifier, labels: Sequence[bytes]) -> float:
         """Train a student for one epoch and return its loss."""
-        optimiser, loss, total = adamw(student, Protocol(1)), soft_loss(20.0), 0.0
+        optimiser, loss, total = torch.optim.AdamW(student.parameters()), soft_loss(20.0), 0.0
         student.train()
         for index, begin in enumerate(range(0, len(self.files), 16)):
             views = self.views(begin, student.mean.device)

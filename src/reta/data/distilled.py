@@ -11,9 +11,10 @@ from torch.utils.data import Dataset
 
 from reta.committee import committee_logits
 from reta.data.intake import read_image
-from reta.data.labels import Epoch, Labels, StoredShard, micro_batches
+from reta.data.labels import BATCH, Epoch, Labels, StoredShard, micro_batches
 from reta.errors import DataError, UsageError
-from reta.models import Classifier, build, freeze
+from reta.models import Classifier, build, freeze, preferred_layout
+from reta.runtime import images_per_pass
 from reta.storage import RunFolder, sha256
 from reta.tensors import read_tensors
 
@@ -64,6 +65,7 @@ class DistilledSet(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         """
         self.images, self.labels, self.classes = images, labels, classes
         self.temperature = temperature
+        self._resident = images
         self._stored = [(shard, index) for shard in shards for index in range(len(shard))]
         self._epochs = epochs or len(self._stored)
         self._teachers = teachers
@@ -139,20 +141,30 @@ class DistilledSet(Dataset[tuple[torch.Tensor, torch.Tensor]]):
                 the image and of its CutMix partner as probabilities (hard).
         """
         shard, number = self._stored[epoch % self.stored_epochs]
-        shown, images = shard.epoch(number), self.images.to(device)
+        shown, images = shard.epoch(number), self._on(device)
         classes, size = len(self.classes), images.shape[-1]
-        for batch in micro_batches(len(self)):
-            whole = slice(batch[0].start, batch[-1].stop)
+        batches = micro_batches(len(self))
+        # Many batches are drawn at once: for one of 16 the calls would cost more than the work.
+        at_once = max(1, images_per_pass(size) // BATCH)
+        for some in (batches[i : i + at_once] for i in range(0, len(batches), at_once)):
+            whole = slice(some[0][0].start, some[-1][-1].stop)
             positions = torch.arange(whole.start, whole.stop)
             views = shown.render(images, positions)
             if kind == "hard":
                 targets = shown.hard_targets(self.labels, positions, classes, size).to(device)
             elif self._teachers:
-                targets = self._ask(views, batch)
+                targets = self._ask(views, [part for batch in some for part in batch])
             else:
                 targets = shard.decode(number, whole).to(device)
-            own = [slice(part.start - whole.start, part.stop - whole.start) for part in batch]
-            yield [(views[part], targets[part]) for part in own]
+            for batch in some:
+                own = [slice(part.start - whole.start, part.stop - whole.start) for part in batch]
+                yield [(views[part], targets[part]) for part in own]
+
+    def _on(self, device: torch.device) -> torch.Tensor:
+        """Return the images on a device, where they stay: they are few."""
+        if self._resident.device != device:
+            self._resident = self.images.to(device)
+        return self._resident
 
 
 def run_manifest(run: RunFolder) -> dict[str, Any]:
@@ -241,7 +253,7 @@ def _teacher(
         teacher.load_state_dict(tensors)
     except RuntimeError as error:
         raise DataError(f"{where}: not the weights of {facts['architecture']}") from error
-    return freeze(teacher)
+    return freeze(teacher.to(memory_format=preferred_layout(teacher)))
 
 
 def read_images(folder: Path, class_folders: Sequence[str], ipc: int) -> torch.Tensor:

@@ -1,7 +1,7 @@
 """Classifiers: an architecture by name, or any module of one's own, behind one interface."""
 
 from reta.models.architectures import SMALL, build, check, dress, names, network, register
-from reta.models.classifier import Classifier, file_stem, freeze, wrap
+from reta.models.classifier import Classifier, file_stem, freeze, preferred_layout, wrap
 from reta.models.task import Task, Triple, difference, model_bytes, read, save
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "model_bytes",
     "names",
     "network",
+    "preferred_layout",
     "read",
     "register",
     "save",

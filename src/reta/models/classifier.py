@@ -69,6 +69,16 @@ class Classifier(nn.Module):
         return [part for part in self.modules() if isinstance(part, nn.BatchNorm2d)]
 
 
+def preferred_layout(model: Classifier) -> torch.memory_format:
+    """Return the memory layout in which a network's convolutions are fastest.
+
+    Channels last, some 1.1 to 1.6 times faster on CPUs and tensor cores, but for networks that
+    shuffle channels: every shuffle would go back to channels first.
+    """
+    shuffles = "shufflenet" in model.name
+    return torch.contiguous_format if shuffles else torch.channels_last
+
+
 def freeze(model: Classifier) -> Classifier:
     """Put a model in eval mode, switch its gradients off and return it."""
     model.requires_grad_(False)
