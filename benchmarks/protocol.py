@@ -1,6 +1,6 @@
 """Choose the students' learning rate and cosine without test images; fills results/protocol.json.
 
-    python benchmarks/protocol.py digits cifar100-folder:10
+    python benchmarks/protocol.py digits cifar100-folder:10@16
 
 A quarter of the real training images of each class is held out. Teachers are trained and sets
 distilled from the rest, and students are measured on the held-out part: on random real images and
@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 from claims import RESULTS, commit
-from labels import World, distilled, parsed
+from labels import World, distilled, parsed, title
 
 from reta.data.distilled import DistilledSet
 from reta.data.images import DecodedImages
@@ -32,12 +32,12 @@ from reta.runtime import hardware, random_generator
 from reta.storage import fingerprint
 from reta.training import Protocol, train_student
 
-RATES = (5e-4, 1e-3, 2e-3, 4e-3)
+RATES = (5e-4, 1e-3, 2e-3)
 STRETCHES = (1.0, 2.0)
 METHODS = ("random", "fadrm+")
 SEEDS = 2
 HELD = 0.25
-SETTINGS: dict[str, Any] = {"ipc": 3, "teacher_epochs": 15, "steps": 200, "label_epochs": 100}
+SETTINGS: dict[str, Any] = {"ipc": 3, "teacher_epochs": 8, "steps": 100, "label_epochs": 40}
 
 
 def held_out(source: Source) -> Source:
@@ -89,7 +89,7 @@ def main() -> None:
     for word in sys.argv[1:]:
         config = parsed(word, **SETTINGS)
         source = held_out(open_data(config))
-        name = source.name if config.classes is None else f"{source.name}, {config.classes} classes"
+        name = title(source)
         found[name] = {}
         with tempfile.TemporaryDirectory() as folder:
             for method in METHODS:

@@ -114,3 +114,14 @@ def test_describe_tells_parts_apart():
     """Breaks when two different recipes would look the same to the resume check."""
     texts = {str(describe(recipe)) for recipe in METHODS.values()}
     assert len(texts) == len(METHODS)
+
+
+def test_the_papers_label_epochs() -> None:
+    """1000 on CIFAR-100 and on Tiny-ImageNet at one image per class, else 300."""
+
+    def epochs(size: int, ipc: int) -> int | None:
+        return resolve(Config("x", ipc=ipc, effort="paper"), size).label_epochs
+
+    assert [epochs(32, ipc) for ipc in (1, 10, 50)] == [1000, 1000, 1000]
+    assert [epochs(64, ipc) for ipc in (1, 10, 50)] == [1000, 300, 300]
+    assert [epochs(224, ipc) for ipc in (1, 10, 50)] == [300, 300, 300]

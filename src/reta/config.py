@@ -184,6 +184,8 @@ def resolve(config: Config, image_size: int) -> Config:
     chosen = dict(_EFFORTS[config.effort])
     if config.effort == "paper" and image_size > 32:
         chosen |= {"label_epochs": 300, "teacher_epochs": 50}
+        if config.ipc == 1 and image_size <= 64:  # Tiny-ImageNet at one image per class
+            chosen["label_epochs"] = 1000
     if config.effort == "paper" and image_size > 64:
         chosen["teachers"] = ("resnet18", "densenet121", "shufflenet_v2_x1_0", "mobilenet_v2")
     left_open = {name: value for name, value in chosen.items() if getattr(config, name) is None}
