@@ -24,7 +24,7 @@ LAYERS = [
     ["squeeze"],
     ["methods", "evaluation", "gate"],
     ["synthesis", "training"],
-    ["topology", "committee", "data"],
+    ["topology", "committee", "data", "team"],
     ["teachers"],
     ["models"],
     ["checkpoint"],

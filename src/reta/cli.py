@@ -121,6 +121,37 @@ def _asked(config: Config, pairs: Sequence[str]) -> Config:
     return replace(_located(config), options={**config.options, **_options(pairs)})
 
 
+def squeeze(
+    config: OmitArgPrefixes[Config],
+    out_folder: Out = None,
+    device: str = "auto",
+    preset_: Preset = None,
+    set_: Set = (),
+) -> None:
+    """Train the teachers of a run only, with all GPUs of a machine where torchrun is used.
+
+    Every process takes its share of each batch, so the teachers are those of a single process, up
+    to rounding. `reta distill` with the same settings goes on from there.
+
+    Example: torchrun --nproc-per-node 8 -m reta squeeze ./photos --out runs/photos
+
+    Args:
+        config: settings, as for `reta distill`.
+        out_folder: run folder, or a URL such as s3://bucket/run; runs/DATA-METHOD-ipcN by default.
+        device: auto, cpu, cuda …
+        preset_: settings to begin with: a name of `reta presets` or a .yaml file.
+        set_: a setting of the method, to be kept with the others; may be repeated.
+    """
+    from reta.pipeline import squeeze as run_squeeze
+    from reta.team import leads
+
+    config = _asked(config, set_)
+    folder = run_squeeze(config, out_folder or default_folder(config), device)
+    if leads():
+        say(f"teachers       {folder / 'teachers'}")
+        say("next           reta distill, with the same settings")
+
+
 def _located(config: Config) -> Config:
     """Return the settings with a data folder's full path, so that they hold anywhere."""
     path = Path(config.data).expanduser()
@@ -629,6 +660,7 @@ def _protocol(metrics: dict[str, Any]) -> str:
 
 COMMANDS: dict[str, Callable[..., Any]] = {
     "distill": distill,
+    "squeeze": squeeze,
     "train": train,
     "evaluate": evaluate,
     "evaluations": evaluations,

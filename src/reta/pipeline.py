@@ -12,29 +12,33 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from itertools import count, pairwise
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 
 from reta import __version__
 from reta.checkpoint import Checkpoint, attempt
-from reta.config import Config, describe, from_yaml, to_yaml
+from reta.config import Config, describe, from_yaml, resolve, to_yaml
 from reta.data.distilled import image_name, read_images, teacher_name
 from reta.data.formats import Top, label_format
 from reta.data.sources import Source
 from reta.errors import UsageError
 from reta.evaluation.geometry import measure
 from reta.executor import Executor, Serial
+from reta.mirror import local
 from reta.models import model_bytes
 from reta.preparation import Prepared, open_data, prepare, recipe_of
+from reta.progress import log, show_progress
 from reta.reporting import write_card
-from reta.runtime import Stopwatch, hardware, peak_memory
-from reta.squeeze import task_of
+from reta.runtime import Stopwatch, choose_device, hardware, peak_memory
+from reta.squeeze import Lesson, task_of, train_together
 from reta.storage import RunFolder, Unit, json_bytes
 from reta.synthesis.history import history_sheet
 from reta.synthesis.loop import Recovered, Settings, recover
 from reta.synthesis.pool import Pool
 from reta.synthesis.relabel import relabel
+from reta.team import assembled
 from reta.tensors import png_bytes, tensor_bytes
 
 EPOCHS_PER_SHARD = 50
@@ -108,6 +112,36 @@ def distill(
         distill_jobs(prepared, [Job(run.path, prepared.config)], executor)
     executor.check()
     return run.path
+
+
+def squeeze(config: Config, out: Path | str, device: str = "auto") -> Path:
+    """Train the committee of a run, with all processes that torchrun started.
+
+    `distill` with the same settings finds it done and goes on; without torchrun this is its first
+    stage alone.
+
+    Args:
+        config: the settings.
+        out: the run folder; only the first process writes there.
+        device: ``auto``, ``cpu``, ``cuda`` ….
+
+    Returns:
+        The run folder.
+    """
+    with assembled(device) as team:
+        place, source = choose_device(device), open_data(config)
+        full = resolve(config, source.image_size)
+        if team.rank:
+            show_progress(False)
+            log.setLevel("ERROR")  # what there is to say, the leader says
+            with TemporaryDirectory(prefix="reta-") as folder:
+                train_together(Lesson(Path(folder), full, source, place), team)
+            return local(out)
+        run = RunFolder(out)
+        with run.locked():
+            keep_config(run, config, source)
+            train_together(Lesson(run.path, full, source, place), team)
+        return run.path
 
 
 def run_folder(out: Path | str, config: Config, source: Source, force: bool = False) -> RunFolder:

@@ -14,8 +14,9 @@ from reta.errors import UsageError
 from reta.models import Classifier, Task
 from reta.progress import log
 from reta.runtime import Device, Stopwatch, mixed_precision
-from reta.storage import RunFolder
+from reta.storage import RunFolder, Unit
 from reta.teachers import TeacherSpec, fingerprint, open_teacher
+from reta.team import Team
 from reta.training import Progress, Protocol, accuracy, train_teacher
 
 
@@ -73,22 +74,48 @@ def teacher_unit(lesson: Lesson, spec: TeacherSpec) -> None:
         _let_in(lesson, spec)
 
 
-def _train(lesson: Lesson, spec: TeacherSpec) -> None:
-    source, config, seed = lesson.source, lesson.config, lesson.config.seed
-    protocol = Protocol(
-        config.teacher_epochs or 1, smoothing=config.teacher_smoothing, ema=config.teacher_ema
-    )
-    target = config.teacher_accuracy
+def train_together(lesson: Lesson, team: Team) -> None:
+    """Train the teachers of a configuration with all processes of a team.
+
+    Each follows the leader in what is to be done and where it goes on, in a folder of its own.
+    """
+    for spec in committee_of(lesson.config):
+        if not spec.trained_here:
+            continue
+        unit = _unit(lesson, spec)
+        done, kept = team.told((unit.done, unit.kept()))
+        if done:
+            continue
+        if kept is not None and team.rank:
+            unit.keep(kept)
+        _train(lesson, spec)
+
+
+def _unit(lesson: Lesson, spec: TeacherSpec) -> Unit:
+    """Open the unit of a teacher that is trained here."""
+    source, config = lesson.source, lesson.config
     inputs = {
         "architecture": spec.text,
         "data": source.fingerprint,
         "image_size": source.image_size,
         "flip": source.flip,
-        "seed": seed,
-        "protocol": asdict(protocol),
-        "target": target,
+        "seed": config.seed,
+        "protocol": asdict(_protocol(config)),
+        "target": config.teacher_accuracy,
     }
-    unit = RunFolder(lesson.path).unit(f"teacher-{spec.name}", inputs)
+    return RunFolder(lesson.path).unit(f"teacher-{spec.name}", inputs)
+
+
+def _protocol(config: Config) -> Protocol:
+    return Protocol(
+        config.teacher_epochs or 1, smoothing=config.teacher_smoothing, ema=config.teacher_ema
+    )
+
+
+def _train(lesson: Lesson, spec: TeacherSpec) -> None:
+    source, config, seed = lesson.source, lesson.config, lesson.config.seed
+    protocol, target = _protocol(config), config.teacher_accuracy
+    unit = _unit(lesson, spec)
     if unit.done:
         return
     watch = Stopwatch()

@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
-from functools import partial
 from itertools import islice
 from typing import Literal
 
@@ -22,6 +21,7 @@ from reta.interruption import check
 from reta.models import Classifier, preferred_layout
 from reta.progress import track
 from reta.runtime import images_per_pass, mixed_precision, random_generator, seeded, torch_seed
+from reta.team import here
 from reta.tracking import note
 
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
@@ -155,6 +155,7 @@ def fit(
         facts = {"epoch": epoch, "taken": taken, "progress": asdict(progress)}
         return State(tensors | optimiser_tensors(optimiser), facts)
 
+    team = here()
     finite = torch.ones((), device=device)  # looked at rarely: reading it is a wait
     with checkpoint.keeping(state) as offer, seeded(seed, "dropout"):
         for _ in track(range(epoch, protocol.epochs), description, protocol.epochs - epoch):
@@ -171,11 +172,12 @@ def fit(
                         value = loss(model(images), targets) / len(batch)
                     value.backward()
                     finite *= value.detach().isfinite()
+                team.add_up(model)
                 optimiser.step()
                 if average:
                     average.update(model)
                 taken += 1
-            if not finite:
+            if not team.all_true(finite):
                 raise DivergedError(f"the loss of {model.name} became NaN or infinite")
             with average.shown(model) if average else nullcontext():
                 enough = after_epoch(epoch + 1)
@@ -333,7 +335,8 @@ def train_teacher(
 
     Small images are moved and mirrored, larger ones cropped and mirrored, as is usual. A batch is
     128 images, or a tenth of a set too small for that, since a teacher needs steps to learn. The
-    images lie on the model's device, unless they are streamed.
+    images lie on the model's device, unless they are streamed. The processes of a `team` share
+    every batch.
 
     Args:
         model: on its device.
@@ -347,6 +350,7 @@ def train_teacher(
             class of ``images`` that is then not learned from. Over-trained teachers distil worse.
         checkpoint: keeps the state of the work, so that it can be interrupted.
     """
+    team = here()
     learned, held = _held_out(images.labels, seed) if target is not None else (None, None)
     count = len(images) if learned is None else len(learned)
     batch_size = batch_size or min(128, max(16, count // 10))
@@ -365,9 +369,18 @@ def train_teacher(
         parts = torch.arange(count).split(batch_size)
         if len(parts) > 1 and len(parts[-1]) == 1:
             parts = parts[:-1]  # one image alone has no batch statistics
+        parts = tuple(team.share(part) for part in parts)
         for part, pixels in zip(parts, images.batches(order[p] for p in parts), strict=True):
             own = labels[order[part].to(device)]
             yield [(render(pixels.to(device).float() / 255, views[part], size), own)]
+
+    def loss(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        if team.size == 1:
+            return F.cross_entropy(logits, targets, label_smoothing=protocol.smoothing)
+        summed = F.cross_entropy(
+            logits, targets, label_smoothing=protocol.smoothing, reduction="sum"
+        )
+        return summed / team.total(summed.new_tensor(float(len(targets))))
 
     progress, after_epoch = watch(model, test, protocol)
 
@@ -383,18 +396,19 @@ def train_teacher(
             _measure(progress, model, test, epoch)
         return True
 
-    fit(
-        model,
-        batches,
-        partial(F.cross_entropy, label_smoothing=protocol.smoothing),
-        protocol,
-        enough,
-        f"teacher {model.name}",
-        seed=seed,
-        progress=progress,
-        checkpoint=checkpoint,
-        mixed=True,
-    )
+    with team.normalising(model):
+        fit(
+            model,
+            batches,
+            loss,
+            protocol,
+            enough,
+            f"teacher {model.name}",
+            seed=seed,
+            progress=progress,
+            checkpoint=checkpoint,
+            mixed=True,
+        )
     return progress
 
 
