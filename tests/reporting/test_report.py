@@ -222,6 +222,8 @@ def test_every_evaluation_is_shown(run_folder: Path) -> None:
     assert "A note on horoscope, with <b>signs</b>." in page.text
     assert "fog45.0 ± 0.0 %" in page.text  # severity 1
     assert "sirius2.00 ± 0.707" in page.text
+    assert "own from 61 % to 71 %; random from 51 % to 56 %" in page.text
+    assert "own, 40 images71.0 ± 1.4 %" in page.text
     order = [page.source.index(f'id="{name}"') for name in ("images", "accuracy", "cost", "losses")]
     later = ("topology", "anchors", "evaluation-corruptions", "confusion", "evaluation-audit")
     order += [page.source.index(f'id="{name}"') for name in (*later, "setup")]
@@ -247,11 +249,32 @@ def test_comparison_page(comparison_folder: Path) -> None:
     assert "Real images picked at random reach 53.0 ± 1.2 %." in page.text
     assert "★ 57.9 ± 1.2 % (best)" in page.text
     assert "≈ 57.1 ± 1.2 % (overlaps with the best)" in page.text
-    assert page.text.count("(best)") == 2  # of the accuracies: a low cost is not a win
+    assert page.text.count("(best)") == 3  # of accuracies and corruptions: a low cost is no win
     assert "reta-seed1" in page.text
     assert "reta compare tiny --methods random,fadrm+,reta" in page.text
     # Four classes, three methods, four images each, and the two of the enlargement.
     assert len(page.images) == 4 * 3 * 4 + 2
+
+
+def test_comparison_tells_how_sure_it_is(comparison_folder: Path) -> None:
+    """Breaks when a difference has no interval, or a published number passes for a measured one."""
+    page = Page(write_report(comparison_folder))
+    assert "Points against fadrm+ [95 %]" in page.text
+    assert "+0.8 [−2.2, +3.8]" in page.text
+    assert "Published, not measured here" in page.text
+    assert "Published numbers are of the same setting: Table 1 of the paper." in page.text
+    assert "63.2 %" in page.text
+
+
+def test_comparison_shows_every_evaluation_and_sweep(comparison_folder: Path) -> None:
+    """Breaks when something was measured of every method and is not on the page."""
+    page = Page(write_report(comparison_folder))
+    check(page)
+    assert "fadrm+★ 41.0 ± 0.7 % (best)" in page.text
+    assert "A note on corrupted." in page.text
+    assert "reta: accuracy over topology.weight" in page.text
+    # Two seeds each of three methods, in the charts of accuracy and of corruptions, and a sweep.
+    assert page.source.count('class="point s0"') >= 2 * 3 * 2 + 2 * 2
 
 
 def test_comparison_with_an_unfinished_run(comparison_folder: Path) -> None:

@@ -55,6 +55,7 @@ class Row:
         spread: half the width of the error bar.
         second: a second, hollow mark.
         style: 0 to 5, picks the colour.
+        points: single results the value is the mean of, as small marks.
     """
 
     name: str
@@ -63,6 +64,7 @@ class Row:
     spread: float | None = None
     second: float | None = None
     style: int = 0
+    points: Sequence[float] = ()
 
 
 def line_chart(
@@ -163,7 +165,7 @@ def dot_chart(
     reach = [0.0] if bars else []
     for row in rows:
         reach += [row.value - (row.spread or 0), row.value + (row.spread or 0)]
-        reach += [] if row.second is None else [row.second]
+        reach += [*row.points] if row.second is None else [*row.points, row.second]
     rounded = ticks(min(reach), max(reach), 3)
     across = Axis(rounded[0], rounded[-1], left, WIDTH - right)
     parts = []
@@ -198,6 +200,11 @@ def _mark(row: Row, y: float, across: Axis, *, bars: bool) -> Markup:
         parts.append(tag("circle", cx=across(row.second), cy=y, r=4.5, class_=style))
     if not bars:
         parts.append(tag("circle", cx=x, cy=y, r=5, class_=f"fill s{row.style}"))
+    # Below the mean, so that neither hides the other.
+    parts += [
+        tag("circle", cx=across(point), cy=y + 9, r=2.2, class_=f"point s{row.style}")
+        for point in row.points
+    ]
     return tag("g", *parts)
 
 

@@ -9,10 +9,10 @@ from typing import Any
 from markupsafe import Markup
 
 from reta.errors import DataError
-from reta.reporting import mechanism, outcome, words
+from reta.reporting import contest, mechanism, outcome, words
 from reta.reporting.album import PICTURE_BYTES, Gallery, Shelf, gallery
 from reta.reporting.charts import Row, Series, dot_chart, line_chart
-from reta.reporting.ranking import accuracy, leader, overlaps, table
+from reta.reporting.ranking import Cell, accuracy, leader, overlaps, table
 from reta.reporting.reading import Facts, Run, figure, part, read_object, read_run
 from reta.reporting.setup import data_facts, machine_facts
 from reta.reporting.svg import compact, whole_percent
@@ -117,6 +117,7 @@ def _accuracy_chart(comparison: Comparison) -> Markup:
             accuracy("last")(row),
             figure(row, "last_std") if int(row.get("n") or 0) > 1 else None,
             figure(row, "best_mean"),
+            points=contest.accuracy_points(comparison.facts, str(row["method"])),
         )
         for row in comparison.rows
         if (value := figure(row, "last_mean")) is not None
@@ -125,7 +126,8 @@ def _accuracy_chart(comparison: Comparison) -> Markup:
         "Test accuracy",
         rows,
         "share of test images recognised",
-        note="Disc: last epoch, with ± one standard deviation. Ring: best epoch.",
+        note="Disc: last epoch, with ± one standard deviation. Ring: best epoch. "
+        "Small points: each distillation seed, where there are several.",
     )
 
 
@@ -238,9 +240,29 @@ def _portrait(comparison: Comparison, name: str) -> Portrait:
     return Portrait(name, row, lines, runs[0].config if runs else None)
 
 
+def _with_evidence(
+    comparison: Comparison, titles: list[str], rows: list[tuple[Facts, list[Cell]]]
+) -> tuple[list[str], list[tuple[Facts, list[Cell]]]]:
+    """Add the difference from the baseline and the published accuracy, where they are known."""
+    facts = comparison.facts
+    columns = [
+        (f"Points against {facts.get('baseline')} [95 %]", contest.differences(facts)),
+        ("Published, not measured here", contest.published(facts)),
+    ]
+    for place, (title, found) in enumerate(columns, 1):
+        if found:
+            titles = [*titles[:place], title, *titles[place:]]
+            rows = [
+                (row, [*c[:place], Cell(found.get(str(row["method"]), words.MISSING)), *c[place:]])
+                for row, c in rows
+            ]
+    return titles, rows
+
+
 def comparison_page(comparison: Comparison) -> dict[str, Any]:
     """Return everything the page about a comparison shows."""
     titles, rows = table(comparison.rows)
+    titles, rows = _with_evidence(comparison, titles, rows)
     walls, example = _walls(comparison)
     charts = [
         _accuracy_chart(comparison),
@@ -248,9 +270,13 @@ def comparison_page(comparison: Comparison) -> dict[str, Any]:
         _learning_chart(comparison),
         _distance_chart(comparison),
     ]
+    measured = contest.contests(comparison.facts)
+    sweeps = contest.sweep_charts(comparison.facts)
     present = [
         ("results", "Results", True),
         ("images", "Images", bool(walls)),
+        *[(f"evaluation-{one.name}", one.title, True) for one in measured],
+        ("sweeps", "Sweeps", bool(sweeps)),
         ("methods", "Methods", True),
         ("setup", "Setup", True),
     ]
@@ -264,6 +290,10 @@ def comparison_page(comparison: Comparison) -> dict[str, Any]:
         "rows": rows,
         "close": any(cell.close for _, cells in rows for cell in cells),
         "charts": [chart for chart in charts if chart],
+        "baseline": comparison.facts.get("baseline"),
+        "sources": contest.sources(comparison.facts),
+        "measured": measured,
+        "sweeps": sweeps,
         "walls": walls,
         "example": example,
         "portraits": [_portrait(comparison, name) for name in comparison.methods],

@@ -85,7 +85,7 @@ def _section(name: str, facts: Facts) -> Section:
 def figure_rows(facts: Facts) -> list[list[str]]:
     """Return a row per headline figure: what it is, its value, which way is better."""
     rows = []
-    for name, found in (facts.get("figures") or {}).items():
+    for name, found in _ordered(facts):
         values = numbers(found.get("values"))
         if values:
             better = {"higher": "higher is better", "lower": "lower is better"}
@@ -95,10 +95,17 @@ def figure_rows(facts: Facts) -> list[list[str]]:
     return rows
 
 
+def _ordered(facts: Facts) -> list[tuple[str, Facts]]:
+    """Return the headline figures, the most important first."""
+    figures = facts.get("figures") or {}
+    order = [name for name in facts.get("order") or [] if name in figures]
+    return [(name, figures[name]) for name in dict.fromkeys([*order, *figures])]
+
+
 def _figure_chart(facts: Facts) -> Markup:
     """Return the shares among the headline figures as bars."""
     rows = []
-    for name, found in (facts.get("figures") or {}).items():
+    for name, found in _ordered(facts):
         values = numbers(found.get("values"))
         if values and found.get("unit") == "share":
             title = str(found.get("title") or name)

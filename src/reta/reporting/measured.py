@@ -141,6 +141,51 @@ def _diversity(details: Facts) -> list[Markup]:
     return charts
 
 
+def _continual(details: Facts) -> list[Markup]:
+    """Return each buffer's accuracy over the memory, or over the stages where one was tried."""
+    curves = mapping(details.get("curves"))
+    charts = []
+    for measure, title in (
+        ("incremental", "Average incremental accuracy"),
+        ("forgetting", "Forgetting"),
+    ):
+        lines = []
+        for style, (buffer, by_memory) in enumerate(list(curves.items())[:6]):
+            points = [
+                (float(memory), mean(values))
+                for memory, found in mapping(by_memory).items()
+                if (values := numbers(mapping(found).get(measure)))
+            ]
+            lines.append(Series(str(buffer), sorted(points), style))
+        sizes = {point[0] for line in lines for point in line.points}
+        axes = ("images in memory", "")
+        if len(sizes) > 1:
+            charts.append(line_chart(title, lines, axes, format_y=whole_percent))
+        else:
+            pairs = [(line.name, [value for _, value in line.points]) for line in lines]
+            charts.append(_bars(title, pairs, ""))
+    return [*charts, _stages(curves)]
+
+
+def _stages(curves: Mapping[str, Any]) -> Markup:
+    """Return the accuracy after each stage at the largest memory, over the class orders."""
+    lines = []
+    for style, (buffer, by_memory) in enumerate(list(curves.items())[:6]):
+        sizes = sorted(mapping(by_memory).items(), key=lambda pair: float(pair[0]))
+        orders = mapping(sizes[-1][1]).get("accuracy") if sizes else None
+        runs = [numbers(run) for run in orders] if isinstance(orders, list) else []
+        stages = list(zip(*runs, strict=False)) if runs else []
+        points = [(float(stage), mean(values)) for stage, values in enumerate(stages, 1)]
+        lines.append(Series(str(buffer), points, style))
+    return line_chart(
+        "Accuracy on the classes seen so far",
+        lines,
+        ("stage", ""),
+        note="At the largest memory; mean over the class orders.",
+        format_y=whole_percent,
+    )
+
+
 def _value(row: Row) -> float:
     return row.value
 
@@ -162,10 +207,28 @@ def mapping(value: object) -> Mapping[str, Any]:
 
 _DRAWN: dict[str, Callable[[Facts], list[Markup]]] = {
     "architectures": _architectures,
+    "continual": _continual,
     "corruptions": _corruptions,
     "diversity": _diversity,
     "efficiency": _efficiency,
 }
 
+
+def _continual_table(details: Facts) -> Facts:
+    """Return the measures by buffer and memory; the matrices of every order stay in the file."""
+    rows = {}
+    for buffer, by_memory in mapping(details.get("curves")).items():
+        for memory, found in mapping(by_memory).items():
+            rows[f"{buffer}, {memory} images"] = {
+                name: written("share", numbers(mapping(found).get(name)))
+                for name in ("incremental", "final", "forgetting")
+            }
+    rest = {key: value for key, value in details.items() if key != "curves"}
+    return {**rest, "accuracy by buffer and memory": rows} if rows else dict(details)
+
+
 # Details that make a better table in another arrangement.
-UNFOLDED: dict[str, Callable[[Facts], Facts]] = {"corruptions": _corruption_table}
+UNFOLDED: dict[str, Callable[[Facts], Facts]] = {
+    "continual": _continual_table,
+    "corruptions": _corruption_table,
+}
