@@ -549,6 +549,8 @@ def scan(
     data: Annotated[str, tyro.conf.Positional, arg(metavar="DATA")],
     json_: Annotated[bool, arg(name="json")] = False,
     workers: int | None = None,
+    root: str | None = None,
+    download: bool = True,
 ) -> None:
     """Look at every image: what cannot be used and why, duplicates, the size of each class.
 
@@ -561,10 +563,12 @@ def scan(
         data: anything `reta distill` reads.
         json_: print everything as JSON.
         workers: processes; as many as there are processors by default.
+        root: folder of the sets known by name; RETA_DATA or ~/.cache/reta by default.
+        download: fetch a set known by name if it is not there.
     """
     from reta.data.sources import scan as run_scan
 
-    report = run_scan(data, workers)
+    report = run_scan(data, workers, root, download)
     if json_:
         say(json.dumps(report.facts(), indent=1, ensure_ascii=False))
     else:

@@ -46,6 +46,8 @@ class Config:
             they would take more than 8 GB of memory.
         bad_images: what to do with images that cannot be used: fail, skip (leave out, recorded in
             the manifest) or quarantine (and copy into the run folder); no more than 1 % of a class.
+        root: folder of the sets known by name; RETA_DATA or ~/.cache/reta by default.
+        download: fetch a set known by name if it is not there.
         workers: processes that decode streamed images; changes speed only.
         teachers: the committee: architectures to train, resnet18@imagenet for torchvision's
             weights, or files (see `reta adopt`); the first gives the features.
@@ -87,6 +89,8 @@ class Config:
     flip: Annotated[bool | None, _BY_DATA] = None
     stream: Annotated[bool | None, _BY_DATA] = None
     bad_images: Literal["fail", "skip", "quarantine"] = "fail"
+    root: str | None = None
+    download: bool = True
     workers: Annotated[int | None, tyro.conf.arg(help_behavior_hint="(default: all cores)")] = None
     teachers: Annotated[tuple[str, ...] | None, _BY_EFFORT] = None
     teacher_epochs: Annotated[int | None, _BY_EFFORT] = None

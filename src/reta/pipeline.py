@@ -46,7 +46,7 @@ _SHARD = 2**30  # logits in a shard of labels, at most: a gigabyte at 8 bits eac
 # Settings that say where the images lie (their fingerprint is compared), how students are trained,
 # or how much fits in memory; not what the set is.
 _STUDENTS = ("student", "students", "protocol", "labels", "learning_rate", "stretch")
-_FREE = ("data", *_STUDENTS, "images_per_pass", "workers")
+_FREE = ("data", *_STUDENTS, "images_per_pass", "workers", "root", "download")
 
 
 @dataclass(frozen=True)

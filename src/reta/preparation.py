@@ -94,6 +94,8 @@ def open_data(config: Config, manifest: Mapping[str, Any] | None = None) -> Sour
         workers=config.workers,
         bad_images=config.bad_images,
         left_out=left_out,
+        root=config.root,
+        download=config.download,
     )
     if config.flip is not None:
         source = replace(source, flip=config.flip)

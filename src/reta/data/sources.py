@@ -12,9 +12,11 @@ from statistics import median
 import numpy as np
 import torch
 
+from reta.data.hub import read_hub
 from reta.data.images import DecodedImages, ImageSet, StreamedImages, Triple
 from reta.data.intake import MIN_SIDE, Pixels, square
 from reta.data.listing import Listing, Parts, hold_out
+from reta.data.named import SETS, read_named
 from reta.data.readers import FILES, NAMED, read_folder
 from reta.data.refusals import BadImages, LeftOut, find_bad, leave_out
 from reta.data.scan import Report, scan_parts
@@ -76,8 +78,8 @@ class Source:
 
 
 def known_names() -> list[str]:
-    """Return the names of the built-in sets."""
-    return list(NAMED)
+    """Return the names of the sets that need no path."""
+    return [*NAMED, *SETS]
 
 
 def open_source(
@@ -92,15 +94,19 @@ def open_source(
     workers: int | None = None,
     bad_images: BadImages = "fail",
     left_out: Collection[str] | None = None,
+    root: str | None = None,
+    download: bool = True,
 ) -> Source:
     """Read an image set, decoding only what is asked for.
 
     Args:
-        data: a name from `known_names`; a folder with one folder of images per class, or with
-            such folders in ``train/`` and ``test/`` (or ``val/``, ``validation/``); a ``.npz``
-            with ``images`` (n, h, w[, 3]) uint8, ``labels`` and, optionally, ``classes``,
-            ``test_images`` and ``test_labels``; a ``.parquet`` file or a folder of
-            ``train.parquet`` and ``test.parquet`` in the Hugging Face layout.
+        data: a name from `known_names`; ``hf:owner/name`` of the Hugging Face hub; a folder with
+            one folder of images per class, or with such folders in ``train/`` and ``test/`` (or
+            ``val/``, ``validation/``); a ``.npz`` with ``images`` (n, h, w[, 3]) uint8, ``labels``
+            and, optionally, ``classes``, ``test_images`` and ``test_labels``; a ``.parquet`` file
+            or a folder of ``train.parquet`` and ``test.parquet`` in the Hugging Face layout; a
+            ``.csv`` or ``.parquet`` table of paths and labels; a ``.tar`` or a folder of
+            WebDataset shards.
         image_size: side in pixels; by default what suits the images (16, 32, 64, 128 or 224).
         seed: of the test part, where the set has none and a fifth of each class is held out.
             Another seed is another data set, with another fingerprint.
@@ -115,6 +121,8 @@ def open_source(
             and for who keeps a run folder ``quarantine``) as long as those are few.
         left_out: part and key of the images that were left out of a streamed set before, which
             saves the pass over it that finds them.
+        root: where sets known by name lie; ``RETA_DATA`` or ``~/.cache/reta`` by default.
+        download: whether such a set may be fetched if it is not there.
 
     Raises:
         UsageError: if there is no such set or class, or an option makes no sense.
@@ -124,7 +132,7 @@ def open_source(
         raise UsageError(f"image size {image_size}: use at least {MIN_SIDE} px")
     if per_class is not None and per_class < 1:
         raise UsageError(f"{per_class} images per class: use at least 1")
-    name, parts = find_parts(data, seed, classes, test)
+    name, parts = find_parts(data, seed, classes, test, root, download)
     train, held, note = parts.train, parts.test, parts.note
     assert held is not None
     train = _first(train, per_class)
@@ -180,14 +188,16 @@ def find_parts(
     seed: int = 0,
     classes: Sequence[str] | int | None = None,
     test: str | None = None,
+    root: str | None = None,
+    download: bool = True,
 ) -> tuple[str, Parts]:
     """Return the short name of a set, and its training and test images, listed and not decoded.
 
     See `open_source` for the arguments and errors.
     """
-    name, parts = _find(data)
+    name, parts = _find(data, root, download)
     if test is not None:
-        other_name, other = _find(test)
+        other_name, other = _find(test, root, download)
         parts = replace(parts, test=other.test or other.train, note=f"the set {other_name}")
     chosen = _choose(parts.train, classes)
     train, held, note = _select(parts.train, chosen), parts.test, parts.note
@@ -202,10 +212,14 @@ def find_parts(
     return name, replace(parts, train=train, test=held, note=note)
 
 
-def _find(data: str) -> tuple[str, Parts]:
+def _find(data: str, root: str | None = None, download: bool = True) -> tuple[str, Parts]:
     """Return the short name of a set and what its reader lists."""
     if data in NAMED:
         return data, NAMED[data]()
+    if data in SETS:
+        return data, read_named(data, Path(root).expanduser() if root else None, download)
+    if data.startswith("hf:"):
+        return data[3:].rstrip("/").rpartition("/")[2].partition(":")[0], read_hub(data[3:])
     path = Path(data).expanduser().resolve()
     if path.is_dir():
         return path.name, _folder_reader(path)(Path(data).expanduser())
@@ -356,14 +370,18 @@ def _keeps_meaning(name: str) -> bool:
     return "fashion" in word or not any(mark in word for mark in ("digit", "mnist", "svhn"))
 
 
-def scan(data: str, workers: int | None = None) -> Report:
+def scan(
+    data: str, workers: int | None = None, root: str | None = None, download: bool = True
+) -> Report:
     """Look at every image of a set, of any kind `open_source` reads.
 
     Args:
         data: as in `open_source`.
         workers: processes; as many as there are processors by default.
+        root: where sets known by name lie.
+        download: whether such a set may be fetched.
     """
-    _, parts = _find(data)
+    _, parts = _find(data, root, download)
     listings = {"training": parts.train}
     if parts.test is not None:
         listings["test"] = parts.test

@@ -92,7 +92,7 @@ def _from_paths(where: Path, columns: dict[str, Any]) -> Parts:
     words = np.array([str(word).strip().lower() for word in splits])
     if strange := set(words) - {"train", *TEST_NAMES}:
         raise DataError(
-            f"{where}: split {sorted(strange)[0]!r}; use train and one of {', '.join(TEST_NAMES)}"
+            f"{where}: split {str(min(strange))!r}; use train and one of {', '.join(TEST_NAMES)}"
         )
     test = next((name for name in TEST_NAMES if (words == name).any()), None)
     train = every.only(words == "train")
