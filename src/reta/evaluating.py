@@ -21,7 +21,7 @@ from reta.executor import Executor, Serial
 from reta.models import Classifier, check, file_stem
 from reta.pipeline import Job, distill_jobs, keep_config
 from reta.preparation import open_pool, prepare
-from reta.runtime import Device
+from reta.runtime import Device, Stopwatch
 from reta.storage import RunFolder, fingerprint, json_bytes, read_json, sha256_file
 from reta.students import Student, Training, open_run, read_model, reseal, train, train_unit
 from reta.synthesis.pool import Pool
@@ -191,7 +191,7 @@ def measure_unit(session: Session, measurement: Measurement) -> None:
     for folder in {measurement.path, session.home}:
         RunFolder(folder).bring()
     run, name = RunFolder(measurement.path), measurement.name
-    evaluation = session.evaluations[name]
+    evaluation, watch = session.evaluations[name], Stopwatch()
     result = {
         "evaluation": name,
         "settings": describe(evaluation),
@@ -202,7 +202,7 @@ def measure_unit(session: Session, measurement: Measurement) -> None:
     unit = run.unit(f"evaluation-{name}", result)
     if not unit.done:
         unit.write(f"evaluations/{name}.json", json_bytes(result))
-        unit.finish()
+        unit.finish({"seconds": watch.seconds})
 
 
 def home_of(run: RunFolder) -> RunFolder:
