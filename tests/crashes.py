@@ -95,10 +95,10 @@ class World:
                 prepare(CONFIG, shared.source, run, shared.device, Serial())
             job = Job(folder, shared.config)
             if stage == "recover":
-                for part in class_blocks(job, shared):
+                for part in class_blocks(job, shared.source):
                     recover_block(shared, part)
             if stage == "relabel":
-                for part in label_shards(job, shared):
+                for part in label_shards(job, shared.source):
                     label_shard(shared, part)
 
     def finish(self, folder: Path) -> None:

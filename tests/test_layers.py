@@ -19,6 +19,7 @@ LAYERS = [
     ["comparison"],
     ["evaluating"],
     ["sharing"],
+    ["planning"],
     ["students", "pipeline", "reporting"],
     ["preparation", "protocols"],
     ["squeeze"],

@@ -10,10 +10,10 @@ import os
 import shlex
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from statistics import mean, stdev
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 import yaml
@@ -38,6 +38,7 @@ from reta.errors import (
 )
 from reta.interruption import stopping_on_signals
 from reta.protocols import Regime
+from reta.storage import json_bytes
 from reta.terminal import Folder, Out, bytes_, out, say
 from reta.tracking import tracking
 
@@ -49,6 +50,11 @@ Sweeps = Annotated[
     tuple[str, ...], UseAppendAction, arg(name="sweep", metavar="PART.FIELD=VALUE,…")
 ]
 Set = Annotated[tuple[str, ...], UseAppendAction, arg(name="set", metavar="PART.FIELD=VALUE")]
+
+
+if TYPE_CHECKING:
+    from reta.data.sources import Source
+    from reta.planning import Plan
 
 
 def _options(pairs: Sequence[str]) -> dict[str, Any]:
@@ -110,10 +116,78 @@ def distill(
     config = _asked(config, set_)
     out_folder = out_folder or default_folder(config)
     with tracking(track, out_folder):
-        folder = run_distill(config, out_folder, device, executor_of(cluster), force)
+        folder = run_distill(config, out_folder, device, executor_of(cluster), force, _announce)
     report = make_report(folder)
     say(f"distilled set  {folder}\nreport         {report}")
     say(f"next           reta train {shlex.quote(str(folder))}")
+
+
+def plan(
+    config: OmitArgPrefixes[Config],
+    out_folder: Out = None,
+    device: str = "auto",
+    preset_: Preset = None,
+    set_: Set = (),
+    json: bool = False,
+) -> None:
+    """Say what `reta distill` with the same options would take; nothing is run or written.
+
+    Stages with estimated time, timed by a few steps of each network on this machine; peak memory;
+    disk for images and labels; units of work; and what does not fit, with the option to change.
+
+    Example: reta plan ./photos --ipc 10 --effort paper
+
+    Args:
+        config: settings.
+        out_folder: run folder; runs/DATA-METHOD-ipcN by default.
+        device: auto, cpu, cuda, cuda:1 …
+        preset_: settings to begin with: a name of `reta presets` or a .yaml file; DATA and options
+            override it.
+        set_: a setting of the method, such as connection.trade_off=0.2; may be repeated.
+        json: print it as JSON, for scripts.
+    """
+    from reta import planning
+
+    config = _asked(config, set_)
+    made = planning.plan(config, out_folder or default_folder(config), device)
+    if json:
+        say(json_bytes(asdict(made) | {"units": made.units, "seconds": made.seconds}).decode())
+        return
+    table = Table("stage", "what", "units", "time", box=None)
+    for stage in made.stages:
+        table.add_row(stage.name, stage.detail, str(stage.units), _duration(stage.seconds))
+    out.print(table)
+    say(f"{'time':<14} {_duration(made.seconds)} on this machine, estimated")
+    limit = f" of {bytes_(made.memory_limit or 0)}"
+    say(f"{'memory':<14} {bytes_(made.memory or 0)}{limit}, estimated")
+    _say_disk(made)
+
+
+def _say_disk(made: Plan) -> None:
+    parts = ", ".join(f"{name} {bytes_(size)}" for name, size in made.bytes.items())
+    total = bytes_(sum(made.bytes.values()))
+    say(f"{'disk':<14} {total} at most ({parts}); {bytes_(made.free)} free")
+    say(f"{'units':<14} {made.units} until the set is distilled")
+    for problem in made.problems:
+        say(f"{'does not fit':<14} {problem}")
+
+
+def _announce(config: Config, source: Source, folder: Path) -> None:
+    """Print the short plan of a run."""
+    from reta.planning import outline
+
+    made = outline(config, source, folder)
+    say("plan           " + "; ".join(f"{stage.name}: {stage.detail}" for stage in made.stages[1:]))
+    _say_disk(made)
+
+
+def _duration(seconds: float | None) -> str:
+    if seconds is None:
+        return "–"
+    for unit, length in (("h", 3600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
 
 
 def _asked(config: Config, pairs: Sequence[str]) -> Config:
@@ -665,6 +739,7 @@ def _protocol(metrics: dict[str, Any]) -> str:
 COMMANDS: dict[str, Callable[..., Any]] = {
     "distill": distill,
     "squeeze": squeeze,
+    "plan": plan,
     "train": train,
     "evaluate": evaluate,
     "evaluations": evaluations,

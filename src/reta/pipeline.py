@@ -89,6 +89,7 @@ def distill(
     device: str = "auto",
     executor: Executor | None = None,
     force: bool = False,
+    announce: Callable[[Config, Source, Path], None] | None = None,
 ) -> Path:
     """Distil a data set into a run folder: images, soft labels and how they came about.
 
@@ -98,6 +99,7 @@ def distill(
         device: ``auto``, ``cpu``, ``cuda`` ….
         executor: where the units of work are done; in this process by default.
         force: begin a new folder beside one that was begun with other settings, see `run_folder`.
+        announce: called with the settings, the images and the folder before anything is made.
 
     Returns:
         The run folder.
@@ -106,6 +108,8 @@ def distill(
     place = executor.device(device)
     source = open_data(config)
     run = run_folder(out, config, source, force)
+    if announce:
+        announce(config, source, run.path)
     with run.locked():
         keep_config(run, config, source)
         prepared = prepare(config, source, run, place, executor)
@@ -211,7 +215,7 @@ def distill_jobs(prepared: Prepared, jobs: Sequence[Job], executor: Executor) ->
     """
     whole = list(jobs)
     for stage, work, parts in STAGES:
-        units = [part for job in whole for part in parts(job, prepared)]
+        units = [part for job in whole for part in parts(job, prepared.source)]
         broken = {unit.job.path for unit in executor.run(stage, work, prepared, units)}
         whole = [job for job in whole if job.path not in broken]
     for job in whole:
@@ -231,19 +235,19 @@ def balanced(count: int, most: int) -> list[range]:
     return [range(begin, end) for begin, end in pairwise(bounds)]
 
 
-def class_blocks(job: Job, prepared: Prepared) -> list[Part]:
+def class_blocks(job: Job, source: Source) -> list[Part]:
     """Return the blocks of classes that are optimised together."""
-    return _parts(job, balanced(len(prepared.source.classes), job.config.block))
+    return _parts(job, balanced(len(source.classes), job.config.block))
 
 
-def label_shards(job: Job, prepared: Prepared) -> list[Part]:
+def label_shards(job: Job, source: Source) -> list[Part]:
     """Return the shards of epochs that labels are written in: 50, or as many as make a gigabyte.
 
     Views are drawn alike for every epoch, so keeping some epochs at random (LPLD's pruning) is to
     make the first ones only; students go round them.
     """
     epochs = range(max(1, round((job.config.label_epochs or 1) * job.config.label_keep)))
-    per_epoch = len(prepared.source.classes) ** 2 * job.config.ipc
+    per_epoch = len(source.classes) ** 2 * job.config.ipc
     step = max(1, min(EPOCHS_PER_SHARD, _SHARD // per_epoch))
     return _parts(job, [epochs[start : start + step] for start in epochs[::step]])
 
@@ -252,9 +256,9 @@ def _parts(job: Job, spans: Sequence[range]) -> list[Part]:
     return [Part(job, index, span) for index, span in enumerate(spans)]
 
 
-def whole_set(job: Job, prepared: Prepared) -> list[Part]:
+def whole_set(job: Job, source: Source) -> list[Part]:
     """Return one part: all classes."""
-    return [Part(job, 0, range(len(prepared.source.classes)))]
+    return [Part(job, 0, range(len(source.classes)))]
 
 
 def recover_block(prepared: Prepared, part: Part) -> None:
@@ -318,7 +322,7 @@ def _write_history(
 def _recovered(prepared: Prepared, job: Job) -> tuple[torch.Tensor, dict[str, str]]:
     """Return all synthetic images ``(classes, ipc, 3, s, s)``, and the hashes of their files."""
     run = job.folder
-    records = [run.finished(_block_name(part.index)) for part in class_blocks(job, prepared)]
+    records = [run.finished(_block_name(part.index)) for part in class_blocks(job, prepared.source)]
     files = {name: digest for record in records for name, digest in record["files"].items()}
     images = read_images(run.path, class_folders(prepared.source.classes), job.config.ipc)
     return images, files
@@ -386,7 +390,7 @@ def measure_set(prepared: Prepared, part: Part) -> None:
 
 # What is done with every job: the stage, its function, and the parts it comes in.
 STAGES: Sequence[
-    tuple[str, Callable[[Prepared, Part], None], Callable[[Job, Prepared], list[Part]]]
+    tuple[str, Callable[[Prepared, Part], None], Callable[[Job, Source], list[Part]]]
 ] = (
     ("recover", recover_block, class_blocks),
     ("label", label_shard, label_shards),
