@@ -5,7 +5,7 @@
 A quarter of the real training images of each class is held out. Teachers are trained and sets
 distilled from the rest, and students are measured on the held-out part: on random real images and
 on FADRM+'s, so that the choice favours no method. The pair with the best mean last-epoch accuracy
-is the protocol `default`, frozen as the defaults of `Config`. Test images are never looked at.
+is to be the protocol `default`, the defaults of `Config`. Test images are never looked at.
 """
 
 from __future__ import annotations

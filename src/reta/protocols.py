@@ -1,7 +1,7 @@
 """How students are trained and measured: what a table of accuracies is a table of.
 
-``default``: learning rate and η were chosen once, on held-out training images (docs/labels.md),
-and are frozen as the defaults of the settings. Test images choose nothing.
+``default``: learning rate and η are the defaults of the settings; test images choose nothing.
+benchmarks/protocol.py compares them with others on held-out training images (docs/labels.md).
 
 ``fadrm``: what FADRM and RETA publish. Four presets are trained, test accuracy is looked at
 towards the end, and the best epoch of the best preset is the number. It is a best of four on test
