@@ -6,18 +6,26 @@ docs/reliability.md states.
 
 from __future__ import annotations
 
+import json
 import os
 import random
+import shutil
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+from PIL import Image
 
+import reta
 from crashes import STAGES, World, artefacts, disturb, hashes, make_world, start, wait
 from reta import files
 from reta.checkpoint import Checkpoint
+from reta.pipeline import Job, class_blocks, label_shard, label_shards, recover_block
 from reta.storage import RunFolder
+from reta.tensors import tensor_bytes
 
 
 @pytest.fixture(scope="module")
@@ -149,6 +157,67 @@ def test_five_hundred_units_in_flat_memory(tmp_path, count):
     assert opened() <= handles
     assert growth < 10_000
     count("units in one process", 500, f"{growth / 1000:.1f} kB each, no file left open")
+
+
+def test_units_in_any_order_give_the_same_bytes(world, tmp_path):
+    """Breaks when a unit depends on another one that was done before it."""
+    folder = world.before("recover", tmp_path / "run")
+    job = Job(folder, world.prepared.config)
+    for part in reversed(class_blocks(job, world.prepared)):
+        recover_block(world.prepared, part)
+    for part in reversed(label_shards(job, world.prepared)):
+        label_shard(world.prepared, part)
+    world.finish(folder)
+    assert hashes(folder) == world.hashes
+
+
+def forged(world: World, folder: Path, change: Callable[[Path, dict[str, Any]], None]) -> list[str]:
+    """Return what verify says of a run that was changed and then sealed as if by reta."""
+    shutil.copytree(world.folder, folder)
+    path = folder / "manifest.json"
+    manifest = json.loads(path.read_text())
+    change(folder, manifest)
+    manifest.pop("seal")
+    for name in manifest["files"]:
+        manifest["files"][name] = files.sha256_file(folder / name)
+    manifest["seal"] = files.fingerprint(manifest)
+    path.write_text(json.dumps(manifest))
+    return reta.verify(folder)
+
+
+def shrink(folder: Path, manifest: dict[str, Any]) -> None:
+    name = next(name for name in manifest["files"] if name.startswith("images/"))
+    Image.new("RGB", (12, 8)).save(folder / name)
+
+
+def lose(folder: Path, manifest: dict[str, Any]) -> None:
+    name = next(name for name in manifest["files"] if name.startswith("images/"))
+    (folder / name).unlink()
+    del manifest["files"][name]
+
+
+def empty(folder: Path, manifest: dict[str, Any]) -> None:
+    name = next(name for name in manifest["files"] if name.startswith("labels/"))
+    (folder / name).write_bytes(tensor_bytes({}, {"classes": manifest["classes"]}))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (shrink, "12x8 px, not 8x8"),
+        (lose, "missing or too much"),
+        (lambda _, manifest: manifest.update(ipc=2), "missing or too much"),
+        (lambda _, manifest: manifest["classes"].reverse(), "labels are for"),
+        (lambda _, manifest: manifest["folders"].pop(), "3 folders for 4 classes"),
+        (lambda _, manifest: manifest.pop("ipc"), "not a manifest"),
+        (empty, "labels/views"),
+    ],
+)
+def test_parts_that_do_not_belong_together_are_found(change, said, world, tmp_path):
+    """Breaks when a set whose hashes are right, but which is not what it says, counts as intact."""
+    assert reta.verify(world.folder) == []
+    problems = forged(world, tmp_path / "run", change)
+    assert said in " ".join(problems)
 
 
 def test_the_world_is_what_it_seems(world):

@@ -215,7 +215,7 @@ def from_yaml(path: Path) -> Config:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UsageError(f"{path}: cannot be read ({error.strerror})") from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise UsageError(f"{path}: not valid YAML: {error}") from error
     if not isinstance(values, dict):
         raise UsageError(f"{path}: expected lines of the form `key: value`")

@@ -37,7 +37,7 @@ def read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
             return {name: file.get_tensor(name) for name in file.keys()}, facts  # noqa: SIM118
     except FileNotFoundError as error:
         raise DataError(f"{path}: not found; is this a run folder of reta?") from error
-    except (safetensors.SafetensorError, ValueError, OSError) as error:
+    except (safetensors.SafetensorError, ValueError, RecursionError, OSError) as error:
         raise DataError(f"{path}: damaged ({error}); run `reta verify` on its folder") from error
 
 
@@ -55,7 +55,7 @@ def tensors_of(data: bytes, name: str) -> tuple[dict[str, torch.Tensor], dict[st
         tensors = load(data)
         header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
         return tensors, json.loads(header["__metadata__"]["facts"])
-    except (safetensors.SafetensorError, ValueError, KeyError, TypeError) as error:
+    except (safetensors.SafetensorError, ValueError, RecursionError, KeyError, TypeError) as error:
         raise DataError(f"{name}: damaged ({error})") from error
 
 

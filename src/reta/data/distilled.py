@@ -12,10 +12,10 @@ from torch.utils.data import Dataset
 from reta.committee import committee_logits
 from reta.data.intake import read_image
 from reta.data.labels import BATCH, Epoch, Labels, StoredShard, micro_batches
-from reta.errors import DataError, UsageError
+from reta.errors import DataError, RetaError, UsageError
 from reta.models import Classifier, build, freeze, preferred_layout
 from reta.runtime import images_per_pass
-from reta.storage import RunFolder, sha256
+from reta.storage import MANIFEST, RunFolder, sha256
 from reta.tensors import read_tensors
 
 MicroBatch = tuple[torch.Tensor, torch.Tensor]
@@ -254,6 +254,33 @@ def _teacher(
     except RuntimeError as error:
         raise DataError(f"{where}: not the weights of {facts['architecture']}") from error
     return freeze(teacher.to(memory_format=preferred_layout(teacher)))
+
+
+def inconsistencies(run: RunFolder) -> list[str]:
+    """Return every way the parts of a distilled set do not belong together.
+
+    Hashes say that files are as they were written; this says that they are what was meant: one
+    image of the right size for each class and number, and labels of these classes and images.
+    """
+    try:
+        manifest = run_manifest(run)
+        size, ipc, folders = manifest["data"]["image_size"], manifest["ipc"], manifest["folders"]
+        wanted = {image_name(folder, index) for folder in folders for index in range(ipc)}
+        found = {name for name in manifest["files"] if name.startswith("images/")}
+        if len(folders) != len(manifest["classes"]):
+            return [f"{len(folders)} folders for {len(manifest['classes'])} classes"]
+        if wanted != found:
+            return [f"{name}: missing or too much" for name in sorted(wanted ^ found)]
+        for name in sorted(wanted):
+            height, width, _ = read_image(run.path / name).shape
+            if height != size or width != size:
+                return [f"{name}: {width}x{height} px, not {size}x{size}"]
+        load(run.path)
+    except RetaError as error:
+        return [str(error)]
+    except (KeyError, TypeError, ValueError) as error:
+        return [f"{run.path / MANIFEST}: not a manifest of a distilled set ({error!r})"]
+    return []
 
 
 def read_images(folder: Path, class_folders: Sequence[str], ipc: int) -> torch.Tensor:

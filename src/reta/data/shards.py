@@ -135,7 +135,7 @@ def _label(archive: tarfile.TarFile, member: tarfile.TarInfo, ending: str, file:
     try:
         text = opened.read().decode("utf-8").strip() if opened else ""
         value = json.loads(text) if ending == ".json" else text
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{file}: {member.name!r} is no readable label ({error})") from error
     if isinstance(value, dict):
         value = next((value[name] for name in ("label", "cls", "class") if name in value), None)
