@@ -45,7 +45,7 @@ from reta.synthesis.relabel import relabel
 from reta.training import Protocol, train_student
 
 SEEDS = 3
-SETTINGS: dict[str, Any] = {"ipc": 3, "teacher_epochs": 8, "steps": 100, "label_epochs": 40}
+SETTINGS: dict[str, Any] = {"ipc": 3, "teacher_epochs": 15, "steps": 200, "label_epochs": 100}
 HARD = "hard labels"
 FORMS: dict[str, LabelFormat | None] = {
     "exact float32": None,
