@@ -50,7 +50,7 @@ class Size:
 PAPER = ("resnet18", "densenet121", "shufflenet_v2_x0_5", "mobilenet_v2")
 LARGE = ("resnet18", "densenet121", "shufflenet_v2_x1_0", "mobilenet_v2")
 SIZES = {
-    "cpu": Size(PAPER, 32, 3, 10, 32, 5, 1300, (20, 50, 100, 200)),
+    "cpu": Size(PAPER, 32, 10, 10, 32, 5, 1300, (20, 50, 100, 200)),
     "gpu": Size(LARGE, 224, 100, 10, 100, 7, 1300, (20, 50, 100, 200)),
     "smoke": Size(("convnet3", "resnet18"), 16, 2, 3, 4, 1, 60, (10, 20), cold=False),
 }

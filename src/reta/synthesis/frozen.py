@@ -26,7 +26,7 @@ from torch import fx, nn
 from torch.autograd.function import once_differentiable
 
 from reta.models import Classifier, preferred_layout
-from reta.synthesis.statistics import group_statistics, moments, moments_gradient
+from reta.synthesis.statistics import group_statistics, moments, moments_map
 
 Statistics = tuple[torch.Tensor, torch.Tensor]
 
@@ -90,6 +90,15 @@ class FrozenConvolution(nn.Module):
         return y
 
 
+_BLOCK = 2**17  # numbers that stay in a core's cache while several passes go over them
+
+
+def _blocks(x: torch.Tensor) -> list[slice]:
+    """Cut a batch so that the passes over each part find it in the cache; not on a GPU."""
+    images = len(x) if x.is_cuda else max(1, _BLOCK // max(1, x[0].numel()))
+    return [slice(begin, begin + images) for begin in range(0, len(x), images)]
+
+
 class _NormActivation(torch.autograd.Function):
     """clamp(scale · x + shift) and the statistics of x; keeps x alone, and only if it is needed."""
 
@@ -102,10 +111,12 @@ class _NormActivation(torch.autograd.Function):
         ceiling: float | None,
         groups: int,
     ) -> Any:
-        y = torch.addcmul(shift, x, scale)
-        if ceiling is not None:
-            y.clamp_(0, ceiling) if ceiling < torch.inf else y.relu_()
         mean, variance = moments(x, groups) if groups else (x.new_empty(0), x.new_empty(0))
+        y = torch.empty_like(x)
+        for part in _blocks(x):
+            own = torch.addcmul(shift, x[part], scale, out=y[part])
+            if ceiling is not None:
+                own.clamp_(0, ceiling) if ceiling < torch.inf else own.relu_()
         kept = x if groups or ceiling is not None else None
         ctx.save_for_backward(kept, scale, shift, mean)
         ctx.ceiling, ctx.groups = ceiling, groups
@@ -122,17 +133,31 @@ class _NormActivation(torch.autograd.Function):
         variance_gradient: torch.Tensor,
     ) -> tuple[torch.Tensor | None, ...]:
         x, scale, shift, mean = ctx.saved_tensors
-        if ctx.ceiling is not None:
-            before = torch.addcmul(shift, x, scale)
-            if ctx.ceiling < torch.inf:
-                gradient = torch.ops.aten.hardtanh_backward(gradient, before, 0, ctx.ceiling)
-            else:
-                gradient = torch.ops.aten.threshold_backward(gradient, before, 0)
-            del before
+        if x is None:
+            return gradient * scale, None, None, None, None
+        result = torch.empty_like(x)
         if ctx.groups:
-            own = moments_gradient(x, mean, mean_gradient, variance_gradient)
-            return own.addcmul_(gradient, scale), None, None, None, None
-        return gradient * scale, None, None, None, None
+            offset, slope = moments_map(x, mean, mean_gradient, variance_gradient)
+        for part in _blocks(x):
+            own = result[part]
+            if ctx.ceiling is None:
+                torch.mul(gradient[part], scale, out=own)
+            else:
+                torch.addcmul(shift, x[part], scale, out=own)  # what entered the ReLU
+                _mask(gradient[part], own, ctx.ceiling).mul_(scale)
+            if ctx.groups:
+                each = part if len(slope) > 1 else slice(None)
+                own.addcmul_(x[part], slope[each]).add_(offset[each])
+        return result, None, None, None, None
+
+
+def _mask(gradient: torch.Tensor, before: torch.Tensor, ceiling: float) -> torch.Tensor:
+    """Write the gradient before a ReLU over what entered it."""
+    if ceiling < torch.inf:
+        torch.ops.aten.hardtanh_backward.grad_input(gradient, before, 0, ceiling, grad_input=before)
+    else:
+        torch.ops.aten.threshold_backward.grad_input(gradient, before, 0, grad_input=before)
+    return before
 
 
 class FrozenNorm(nn.Module):

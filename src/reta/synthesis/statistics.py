@@ -35,19 +35,22 @@ def moments(activation: torch.Tensor, groups: int) -> tuple[torch.Tensor, torch.
     return torch.stack(means), torch.stack(variances)
 
 
-def moments_gradient(
+def moments_map(
     activation: torch.Tensor,
     mean: torch.Tensor,
     mean_gradient: torch.Tensor,
     variance_gradient: torch.Tensor,
-) -> torch.Tensor:
-    """Return ∂L/∂x = ∂L/∂μ / N + ∂L/∂v · 2 (x − μ) / N, one affine map a + b·x of the activation.
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return a and b of ∂L/∂x = ∂L/∂μ / N + ∂L/∂v · 2 (x − μ) / N = a + b·x.
 
     Args:
         activation: x, ``(g·n, c, h, w)``.
         mean: μ, ``(g, c)``.
         mean_gradient: ∂L/∂μ.
         variance_gradient: ∂L/∂v.
+
+    Returns:
+        a and b, ``(g·n, c, 1, 1)``, or ``(1, c, 1, 1)`` for a single group.
     """
     groups, channels = mean.shape
     count = activation.numel() // (groups * channels)
@@ -58,7 +61,7 @@ def moments_gradient(
         part.to(activation.dtype).repeat_interleave(images, dim=0)[:, :, None, None]
         for part in (offset, slope)
     )
-    return torch.addcmul(offset, slope, activation)
+    return offset, slope
 
 
 class GroupStatistics(torch.autograd.Function):
@@ -80,7 +83,8 @@ class GroupStatistics(torch.autograd.Function):
     ) -> tuple[torch.Tensor, None]:
         """Return the gradient at the activation."""
         activation, mean = ctx.saved_tensors
-        return moments_gradient(activation, mean, mean_gradient, variance_gradient), None
+        offset, slope = moments_map(activation, mean, mean_gradient, variance_gradient)
+        return torch.addcmul(offset, slope, activation), None
 
 
 def group_statistics(activation: torch.Tensor, groups: int) -> tuple[torch.Tensor, torch.Tensor]:
