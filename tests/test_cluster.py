@@ -120,6 +120,14 @@ def test_a_worker_of_other_versions_is_refused(cluster, tmp_path):
         executor.run("test", fails_on_three, Share(tmp_path), [1])
 
 
+def test_a_folder_that_workers_do_not_see_is_refused(cluster, tmp_path):
+    """Breaks when every machine writes into a folder of its own, and hours are lost."""
+    unseen = RunFolder(tmp_path / "here-only")
+    with unseen.locked(), pytest.raises(UsageError, match=r"worker .* does not see .*here-only"):
+        OnRay().run("test", fails_on_three, Share(tmp_path), [1])
+    OnRay().run("test", fails_on_three, Share(tmp_path), [1])
+
+
 def test_a_gpu_that_no_machine_has_is_refused(cluster):
     """Breaks when tasks wait forever for a GPU."""
     assert OnRay().device("auto").name == "cpu"

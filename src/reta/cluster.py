@@ -12,6 +12,7 @@ import logging
 import os
 import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,6 +25,7 @@ from reta.executor import Executor
 from reta.mirror import attach, homes
 from reta.progress import log, track
 from reta.runtime import Device, choose_device
+from reta.storage import locked_here
 
 S = TypeVar("S")
 U = TypeVar("U")
@@ -79,7 +81,7 @@ class OnRay(Executor):
         )
         # In a list, so that Ray hands on the reference, and the value is read once per worker.
         reference = [self._ray.put(shared)]
-        terms = replace(self._terms, homes=homes())
+        terms = replace(self._terms, homes=homes(), folders=locked_here(), directory=Path.cwd())
         failed = []
         waiting: dict[Any, U] = {}
         try:
@@ -133,11 +135,15 @@ class Terms:
         versions: of Python, torch and reta.
         threads: of torch in each worker.
         homes: local folders that are copies of URLs.
+        folders: run folders that every machine must see.
+        directory: what relative paths begin at.
     """
 
     versions: tuple[str, str, str]
     threads: int
     homes: Mapping[Path, str] = field(default_factory=dict)
+    folders: Sequence[Path] = ()
+    directory: Path = Path()
 
     @classmethod
     def here(cls) -> Terms:
@@ -149,7 +155,7 @@ class Terms:
         """Make this process work on these terms.
 
         Raises:
-            UsageError: if it has other versions than the driver.
+            UsageError: if it has other versions than the driver, or does not see the run.
         """
         own = Terms.here().versions
         if own != self.versions:
@@ -158,6 +164,14 @@ class Terms:
                 f"worker {platform.node()} has {named.format(*own)}, the driver "
                 f"{named.format(*self.versions)}; install the same everywhere"
             )
+        for folder in self.folders:
+            if not (folder / "units" / "config.json").exists():
+                raise UsageError(
+                    f"worker {platform.node()} does not see {folder}: --out must lie on storage "
+                    "that all machines share, or be a URL"
+                )
+        with suppress(OSError):
+            os.chdir(self.directory)
         torch.set_num_threads(self.threads)
         attach(self.homes)
 

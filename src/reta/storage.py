@@ -50,6 +50,13 @@ DERIVED = ("report.html", "gallery.png", "README.md", LOCK, HOLDER)
 
 _RECORD = {"inputs", "facts", "files"}
 
+_LOCKED: set[Path] = set()
+
+
+def locked_here() -> list[Path]:
+    """Return the run folders that this process holds and that are no copies of a URL."""
+    return sorted(path for path in _LOCKED if mirror_of(path) is None)
+
 
 def _stays_inside(name: str) -> bool:
     path = PurePosixPath(name)
@@ -296,6 +303,11 @@ class RunFolder:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise storage_error(self.path, 0, error) from error
+        place = self.path.resolve()
         with held(self.path):
             self.clean()
-            yield
+            _LOCKED.add(place)
+            try:
+                yield
+            finally:
+                _LOCKED.discard(place)
