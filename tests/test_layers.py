@@ -21,7 +21,7 @@ LAYERS = [
     ["sharing"],
     ["planning"],
     ["students", "pipeline", "reporting"],
-    ["preparation", "protocols"],
+    ["preparation", "protocols", "space"],
     ["squeeze"],
     ["methods", "evaluation", "gate"],
     ["synthesis", "training"],

@@ -26,12 +26,14 @@ from reta.data.sources import Source
 from reta.errors import UsageError
 from reta.evaluation.geometry import measure
 from reta.executor import Executor, Serial
+from reta.files import require_space
 from reta.mirror import local
 from reta.models import model_bytes
 from reta.preparation import Prepared, open_data, prepare, recipe_of
 from reta.progress import log, show_progress
 from reta.reporting import write_card
 from reta.runtime import Stopwatch, choose_device, hardware, peak_memory
+from reta.space import block_bytes, shard_bytes
 from reta.squeeze import Lesson, task_of, train_together
 from reta.storage import RunFolder, Unit, json_bytes
 from reta.synthesis.history import history_sheet
@@ -214,6 +216,8 @@ def distill_jobs(prepared: Prepared, jobs: Sequence[Job], executor: Executor) ->
     A job of which a unit was given up stops there; the others go on.
     """
     whole = list(jobs)
+    for job in whole:
+        require_space(job.path, _bytes_to_write(job, prepared.source))
     for stage, work, parts in STAGES:
         units = [part for job in whole for part in parts(job, prepared.source)]
         broken = {unit.job.path for unit in executor.run(stage, work, prepared, units)}
@@ -223,6 +227,22 @@ def distill_jobs(prepared: Prepared, jobs: Sequence[Job], executor: Executor) ->
         job.folder.bring()
         job.folder.send([write_card(job.path).name])
     return whole
+
+
+def _bytes_to_write(job: Job, source: Source) -> int:
+    """Return the most bytes of the blocks and shards of a job that are not there yet."""
+    config, classes, folder = job.config, len(source.classes), job.folder
+    form = label_format(config.label_format, config.label_top or -(-classes // 10))
+    blocks, shards = class_blocks(job, source), label_shards(job, source)
+    return sum(
+        block_bytes(len(part.span), config.ipc, source.image_size)
+        for part in blocks
+        if not folder.record_path(_block_name(part.index)).exists()
+    ) + sum(
+        shard_bytes(len(part.span), classes * config.ipc, form, classes)
+        for part in shards
+        if not folder.record_path(_shard_name(part.index)).exists()
+    )
 
 
 def balanced(count: int, most: int) -> list[range]:
@@ -278,6 +298,7 @@ def recover_block(prepared: Prepared, part: Part) -> None:
     unit = part.job.folder.unit(_block_name(part.index), inputs)
     if unit.done:
         return
+    unit.require_space(block_bytes(len(labels), config.ipc, source.image_size))
     result, failures = attempt(
         unit,
         lambda checkpoint: recover(
@@ -306,6 +327,10 @@ def recover_block(prepared: Prepared, part: Part) -> None:
 
 def _block_name(index: int) -> str:
     return f"recover-{index:03d}"
+
+
+def _shard_name(index: int) -> str:
+    return f"labels-{index:03d}"
 
 
 def _write_history(
@@ -347,9 +372,10 @@ def label_shard(prepared: Prepared, part: Part) -> None:
         "facts": facts,
         "flip": source.flip,
     }
-    unit = part.job.folder.unit(f"labels-{part.index:03d}", inputs)
+    unit = part.job.folder.unit(_shard_name(part.index), inputs)
     if unit.done:
         return
+    unit.require_space(shard_bytes(len(span), len(images.flatten(0, 1)), form, len(source.classes)))
     watch = Stopwatch()
     shard = relabel(
         prepared.committee,
