@@ -62,7 +62,8 @@ def test_the_python_snippet(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "name", ["README.md", "CONTRIBUTING.md", "docs/run-folder.md", "docs/cluster.md"]
+    "name",
+    ["README.md", "CONTRIBUTING.md", "docs/run-folder.md", "docs/cluster.md", "docs/report.md"],
 )
 def test_links_lead_somewhere(name):
     """Breaks when a document points to a file that was moved."""
@@ -70,3 +71,23 @@ def test_links_lead_somewhere(name):
     for target in re.findall(r"\]\(([^)#]+)", text):
         if not target.startswith("http"):
             assert ((ROOT / name).parent / target).exists(), target
+
+
+def test_the_commands_of_the_report_page(tmp_path, monkeypatch, capsys):
+    """Breaks when docs/report.md names a command, an option or a format that is not there."""
+    monkeypatch.chdir(tmp_path)
+    text = (ROOT / "docs/report.md").read_text(encoding="utf-8")
+    commands = [
+        shlex.split(line, comments=True)[1:]
+        for block in re.findall(r"```\n(.*?)```", text, flags=re.DOTALL)
+        for line in block.splitlines()
+        if line.startswith("reta ")
+    ]
+    assert len(commands) >= 3
+    cli.main(["distill", "digits", "--out", "runs/photos", "--ipc", "1", *QUICK.split()])
+    for command in commands:
+        if command[0] != "push" or "--dry-run" in command:
+            cli.main(command)
+    assert "would upload" in capsys.readouterr().out
+    with np.load("photos-npz/distilled.npz", allow_pickle=False) as arrays:
+        assert len(arrays["images"]) == 10

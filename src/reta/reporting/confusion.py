@@ -78,7 +78,7 @@ def matrix_chart(run: Run) -> Markup:
         told = f"{run.classes[true]} taken for {run.classes[taken]}: {cell} of {whole}"
         parts.append(_cell(x, y, side, share, told, right=true == taken))
     box = {"x": left, "y": top, "width": side * count, "height": side * count}
-    parts.append(tag("rect", class_="frame", **box))
+    parts.append(tag("rect", class_="outline", **box))
     told = "; ".join(f"{true} taken for {taken}: {share}" for true, taken, share in mistakes(run))
     drawing = svg("Confusion matrix", told or "No mistakes.", top + side * count + 8, *parts)
     note = "Rows: the true class. Columns: what the students said. In per cent of the row."

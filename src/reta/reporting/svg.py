@@ -82,8 +82,9 @@ def whole_percent(value: float) -> str:
 
 
 def shorten(name: str, length: int = 20) -> str:
-    """Cut a long name for an axis."""
-    return name if len(name) <= length else f"{name[: length - 1]}…"
+    """Cut a long name for an axis in its middle: names often differ at the end."""
+    half = (length - 1) // 2
+    return name if len(name) <= length else f"{name[: length - 1 - half]}…{name[-half:]}"
 
 
 def ticks(low: float, high: float, count: int = 5) -> list[float]:
