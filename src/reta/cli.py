@@ -91,9 +91,9 @@ def distill(
 ) -> None:
     """Distil images into a few synthetic ones per class, with soft labels.
 
-    DATA is `digits` (built in), a folder with one sub-folder per class, an .npz or a .parquet
-    file. Teachers are trained on it, images distilled, soft labels written. Running the same
-    command again continues an interrupted run.
+    DATA is a name (digits, cifar100 …), a folder with one sub-folder per class, a .csv, .parquet,
+    .npz or .tar file, or hf:owner/name. Teachers are trained on it, images distilled, soft labels
+    written. Running the same command again continues an interrupted run.
 
     Example: reta distill ./photos --ipc 10 --out runs/photos
 

@@ -359,7 +359,7 @@ def label_shard(prepared: Prepared, part: Part) -> None:
     images, files = _recovered(prepared, part.job)
     top = config.label_top or -(-len(source.classes) // 10)
     form = label_format(config.label_format, top)
-    facts: dict[str, Any] = {"classes": list(source.classes), "format": config.label_format}
+    facts: dict[str, Any] = asdict(task_of(source)) | {"format": config.label_format}
     if isinstance(form, Top):
         facts["top"] = top
     if form is None and part.index == 0:

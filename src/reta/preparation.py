@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -198,7 +198,7 @@ def _pool_shard(
         streamed = isinstance(source.train, StreamedImages)
         dtype = torch.float16 if streamed else torch.float32
         tensors, grey = look(source.train, teacher, span, dtype)
-        facts = {"classes": source.classes, "teacher": teacher.name}
+        facts = asdict(task_of(source)) | {"teacher": teacher.name}
         unit.write(path, tensor_bytes(tensors, facts))
         unit.finish({"images": len(span), "grey": grey, "seconds": watch.seconds})
     tensors, facts = read_tensors(run.path / path)

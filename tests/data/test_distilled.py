@@ -44,7 +44,11 @@ def data(temperature: float | None = 1.0) -> DistilledSet:
 
 
 def write_run(
-    folder: Path, *, label_classes: tuple[str, ...] = CLASSES, labels: bool = True
+    folder: Path,
+    *,
+    label_classes: tuple[str, ...] = CLASSES,
+    labels: bool = True,
+    mean: tuple[float, ...] = (0.5, 0.4, 0.3),
 ) -> Any:
     run = RunFolder(folder)
     unit = run.unit("recover-000", {"made": "by hand"})
@@ -54,11 +58,12 @@ def write_run(
     unit.finish()
     for number, shard in enumerate(shards() if labels else []):
         unit = run.unit(f"labels-{number:03d}", {})
-        facts = {"classes": label_classes, "format": "float16"}
+        facts = {"classes": label_classes, "format": "float16", "mean": (0.5, 0.4, 0.3)}
         file = tensor_bytes(shard.tensors(Halves()), facts)
         unit.write(f"labels/views-{number:03d}.safetensors", file)
         unit.finish()
-    run.seal({"classes": list(CLASSES), "folders": list(CLASSES), "ipc": IPC})
+    data = {"mean": list(mean)}
+    run.seal({"classes": list(CLASSES), "folders": list(CLASSES), "ipc": IPC, "data": data})
     return run
 
 
@@ -154,6 +159,13 @@ def test_labels_of_other_classes_are_refused(tmp_path: Path) -> None:
     """Class orders that differ between labels and images: the classic silent failure."""
     write_run(tmp_path, label_classes=("ant", "owl", "zebra"))
     with pytest.raises(DataError, match="labels are for"):
+        load(tmp_path)
+
+
+def test_labels_of_another_normalisation_are_refused(tmp_path: Path) -> None:
+    """Teachers that were shown other numbers than the manifest tells a student to use."""
+    write_run(tmp_path, mean=(0.5, 0.4, 0.31))
+    with pytest.raises(DataError, match=r"\[0\.5, 0\.4, 0\.3\], these have \[0\.5, 0\.4, 0\.31\]"):
         load(tmp_path)
 
 

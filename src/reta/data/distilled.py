@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -225,6 +225,7 @@ def load(folder: str | Path, temperature: float | None = 1.0) -> DistilledSet:
             teachers.append(_teacher(tensors, facts, classes, size, name))
         else:
             shards.append(StoredShard.read(tensors, facts, classes, len(images), name))
+            _check_normalisation(name, facts, manifest.get("data", {}))
     if not shards:
         raise DataError(f"{run.path}: no labels; run `reta distill` again to finish it")
     return DistilledSet(
@@ -236,6 +237,14 @@ def load(folder: str | Path, temperature: float | None = 1.0) -> DistilledSet:
         epochs=manifest.get("label_epochs"),
         teachers=teachers,
     )
+
+
+def _check_normalisation(where: str, labels: Mapping[str, Any], data: Mapping[str, Any]) -> None:
+    """Compare what the labels' teachers were shown with what the manifest says of the images."""
+    for name in ("mean", "std"):
+        theirs, ours = labels.get(name), data.get(name)
+        if theirs and ours and max(abs(a - b) for a, b in zip(theirs, ours, strict=True)) > 1e-6:
+            raise DataError(f"{where}: labels for images of {name} {theirs}, these have {ours}")
 
 
 def _teacher(

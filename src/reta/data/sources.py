@@ -222,10 +222,10 @@ def _find(data: str, root: str | None = None, download: bool = True) -> tuple[st
         return data[3:].rstrip("/").rpartition("/")[2].partition(":")[0], read_hub(data[3:])
     path = Path(data).expanduser().resolve()
     if path.is_dir():
-        return path.name, _folder_reader(path)(Path(data).expanduser())
+        return path.name, _folder_reader(path)(Path(data).expanduser().absolute())
     if path.is_file() and path.suffix in FILES:
         name = path.parent.name if path.stem == "train" else path.stem
-        return name, FILES[path.suffix](Path(data).expanduser())
+        return name, FILES[path.suffix](Path(data).expanduser().absolute())
     if not path.exists() and set(data) & set("/\\."):
         raise UsageError(f"{data}: no such file or folder; check the path")
     *endings, last = FILES
