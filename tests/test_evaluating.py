@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 
@@ -126,3 +127,48 @@ def test_continual_learning_offline_and_per_stage(finished):
         (name,) = RunFolder(stage / "digits").manifest()["classes"]
         assert name in "012"
     assert reta.verify(finished) == []
+
+
+def test_audit_knows_real_images_for_what_they_are(tmp_path):
+    """Breaks when a set of real images passes as synthetic, or an anchor is looked up elsewhere."""
+    folder = distill(replace(TINY, method="random", students=1), tmp_path / "random")
+    result = evaluate(folder, ["audit"])["audit"]
+    assert result["figures"]["close"]["values"] == [1.0]
+    assert result["figures"]["anchor_weight"]["values"] == [1.0]
+    assert result["figures"]["explained"]["values"][0] == pytest.approx(1)
+    for row in result["details"]["images"]:
+        assert row["hash"] == {"image": row["anchor"]["image"], "bits": 0}
+        assert row["nearest"][0]["image"] == row["anchor"]["image"]
+        assert row["nearest"][0]["distance"] == pytest.approx(0, abs=1e-5)
+        assert row["anchor"]["explained_by_others"] < 0.9
+
+
+def test_audit_of_anchors(finished):
+    """Breaks when the weights are not those of k connections with α, or no interval is given."""
+    result = evaluate(finished, ["audit"])["audit"]
+    weight = result["figures"]["anchor_weight"]["values"][0]
+    assert 0.5 <= weight < 1  # the last anchor has 1 − α = 0.5, more where it was used before
+    low, high = result["details"]["membership"][0]["pool"]["interval"]
+    assert 0 <= low <= result["figures"]["membership"]["values"][0] <= high <= 1
+    assert any("no privacy guarantee" in note for note in result["notes"])
+
+
+def test_ranking_keeps_every_accuracy_with_its_seed(finished):
+    """Breaks when rates are chosen on test images unasked, or rounds share a seed."""
+    options = {"ranking.rounds": 2, "ranking.rates": [1e-3, 5e-3], "ranking.real_epochs": 1}
+    options["ranking.epochs"] = 1
+    result = evaluate(finished, ["ranking"], options=options)["ranking"]
+    assert len(result["details"]["trainings"]) == 7
+    for facts in result["details"]["trainings"].values():
+        assert facts["seeds"] == [1, 2]
+        assert len(facts["test"]) == 2
+        assert str(facts["rate"]) in facts["tried"]
+        assert facts["tried"][str(facts["rate"])] == max(facts["tried"].values())
+    raw = result["details"]["trainings"]
+    recovery = [
+        real - hard
+        for real, hard in zip(
+            raw["real, hard labels"]["test"], raw["distilled, hard labels"]["test"], strict=True
+        )
+    ]
+    assert result["figures"]["hlr"]["values"] == pytest.approx(recovery)
