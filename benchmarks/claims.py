@@ -74,8 +74,8 @@ def collect(folder: Path) -> dict[str, Any]:
     first = folder / next(iter(comparison["runs"].values()))[0]
     manifest = json.loads((first / "manifest.json").read_text())
     teachers = {
-        record["facts"]["architecture"]: record["facts"]["test_accuracy"]
-        for record in (json.loads(path.read_text()) for path in folder.glob("units/teacher-*.json"))
+        path.stem.removeprefix("teacher-"): json.loads(path.read_text())["facts"]["test_accuracy"]
+        for path in sorted(folder.glob("units/teacher-*.json"))
     }
     return {
         # Where the data lay on this machine is nobody's business.
@@ -100,9 +100,9 @@ def table(result: dict[str, Any]) -> str:
         return "\n".join([lines[0], "|---" * len(rows[0]) + "|", *lines[1:]])
     real = mean(run["distance"]["real"] for runs in result["runs"].values() for run in runs)
     lines = [
-        f"| | accuracy, % | vs {BASELINE} [95 %] | κ | distance (real {real:.3f}) "
-        "| contraction | distinct anchors | PTA gradient / main |",
-        "|---|---|---|---|---|---|---|---|",
+        f"| | accuracy, % | best epoch, % | vs {BASELINE} [95 %] | κ | distance (real {real:.3f}) "
+        "| contraction | distinct anchors | PTA gradient / main | s/image |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     baseline = [mean(run["accuracy"]) for run in result["runs"].get(BASELINE, [])]
     for method, runs in result["runs"].items():
@@ -118,9 +118,11 @@ def table(result: dict[str, Any]) -> str:
             f"{mean(run['distance']['synthetic'] for run in runs):.3f}",
             *(_average(runs, name) for name in ("contraction_ratio", "distinct_anchors")),
             _average(runs, "topology_gradient_ratio"),
+            _average(runs, "seconds_per_image"),
         ]
+        best = f"{100 * mean(mean(run['best']) for run in runs):.1f}"
         accuracy = f"{100 * mean(seeds):.1f} ± {100 * spread:.1f}"
-        lines.append(f"| {method} | {accuracy} | {difference} | {' | '.join(cells)} |")
+        lines.append(f"| {method} | {accuracy} | {best} | {difference} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -137,7 +139,11 @@ def filled(document: str) -> str:
         if "rows" in result:  # of `reta bench`
             return f"{match.group(0).splitlines()[0]}\n{bench_table(result)}\n<!-- end -->"
         facts = result["hardware"]
-        source = (
+        taught = [
+            f"{name} {100 * value:.1f} %" for name, value in result.get("teachers", {}).items()
+        ]
+        source = f"Teachers: {', '.join(taught)}. " if taught else ""
+        source += (
             f"`{result['command']}`, commit {result['commit']}, {facts['cpu']}, "
             f"{facts['threads']} thread(s), torch {facts['torch']}"
         )

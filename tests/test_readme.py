@@ -63,7 +63,15 @@ def test_the_python_snippet(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     "name",
-    ["README.md", "CONTRIBUTING.md", "docs/run-folder.md", "docs/cluster.md", "docs/report.md"],
+    [
+        "README.md",
+        "CONTRIBUTING.md",
+        "docs/run-folder.md",
+        "docs/cluster.md",
+        "docs/models.md",
+        "docs/presets.md",
+        "docs/report.md",
+    ],
 )
 def test_links_lead_somewhere(name):
     """Breaks when a document points to a file that was moved."""
@@ -91,3 +99,17 @@ def test_the_commands_of_the_report_page(tmp_path, monkeypatch, capsys):
     assert "would upload" in capsys.readouterr().out
     with np.load("photos-npz/distilled.npz", allow_pickle=False) as arrays:
         assert len(arrays["images"]) == 10
+
+
+def test_the_snippet_on_models():
+    """Breaks when the page on models shows code that does not run."""
+    text = (ROOT / "docs" / "models.md").read_text(encoding="utf-8")
+    (snippet,) = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+
+    def my_net(classes):
+        pooled = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(2), torch.nn.Flatten())
+        return torch.nn.Sequential(*pooled, torch.nn.Linear(12, classes))
+
+    scope: dict[str, object] = {"MyNet": my_net}
+    exec(compile(snippet, "models.md", "exec"), scope)
+    assert scope["wrapped"].feature_dim == 12
