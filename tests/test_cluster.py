@@ -211,6 +211,27 @@ def test_the_fourth_death_gives_a_unit_up(cluster, serial, tmp_path):
 
 
 @pytest.mark.slow
+def test_a_driver_that_is_asked_to_stop_does_so(tmp_path):
+    """Breaks when Ray's handler of SIGTERM takes the place of ours: abort, and no exit code."""
+    import subprocess
+
+    options = (
+        "distill digits --classes 2 --per-class 20 --block 1 --ipc 2 --steps 100000 "
+        "--teachers convnet3 --teacher-epochs 1 --label-epochs 2 --cluster auto --out run"
+    )
+    command = [sys.executable, "-m", "reta", *options.split()]
+    environment = os.environ | {"PYTHONPATH": str(SOURCE), "OMP_NUM_THREADS": "1"}
+    with (tmp_path / "log").open("w") as log:
+        process = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=log, stderr=log)
+    while process.poll() is None and not (tmp_path / "run/units/pool-000.json").exists():
+        time.sleep(0.1)
+    time.sleep(3)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 143
+    assert "continues where it stopped" in (tmp_path / "log").read_text()
+
+
+@pytest.mark.slow
 def test_the_driver_may_be_killed_too(serial, tmp_path):
     """Breaks when the workers of a killed driver keep the next one from finishing their units."""
     import subprocess

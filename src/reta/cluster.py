@@ -11,6 +11,8 @@ from __future__ import annotations
 import logging
 import os
 import platform
+import signal
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -201,6 +203,7 @@ def _connect(address: str) -> Any:
         raise UsageError("--cluster needs Ray: pip install 'reta[ray]'") from error
     if ray.is_initialized():
         return ray
+    handlers = {number: signal.getsignal(number) for number in interruption.SIGNALS}
     try:
         ray.init(
             address=None if address == "auto" else address,
@@ -209,6 +212,9 @@ def _connect(address: str) -> Any:
         )
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise UsageError(f"--cluster {address}: {error}") from error
+    if threading.current_thread() is threading.main_thread():
+        for number, handler in handlers.items():  # Ray's own would abort without an exit code
+            signal.signal(number, handler)
     nodes = [node for node in ray.nodes() if node["Alive"]]
     log.info("cluster: %d nodes, %s", len(nodes), _resources(ray.cluster_resources()))
     return ray
