@@ -135,7 +135,10 @@ def filled(document: str) -> str:
     """Return a document with every ``<!-- table: NAME -->`` block made anew from results/."""
 
     def block(match: re.Match[str]) -> str:
-        result = json.loads((RESULTS / f"{match.group(1)}.json").read_text(encoding="utf-8"))
+        source_file = RESULTS / f"{match.group(1)}.json"
+        if not source_file.exists():
+            return match.group(0)  # not measured yet; the block says so
+        result = json.loads(source_file.read_text(encoding="utf-8"))
         if "rows" in result:  # of `reta bench`
             return f"{match.group(0).splitlines()[0]}\n{bench_table(result)}\n<!-- end -->"
         facts = result["hardware"]
