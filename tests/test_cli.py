@@ -1,8 +1,10 @@
 """The command line: what it prints, what it refuses, and how it exits."""
 
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -122,3 +124,21 @@ def test_the_example_method_runs(tmp_path):
         env=os.environ | {"OMP_NUM_THREADS": "1"},
     )
     assert "confident" in done.stdout
+
+
+def test_a_signal_stops_the_command_and_the_same_command_continues(tmp_path):
+    """Breaks when SIGTERM ends in a traceback, another exit code, or lost work."""
+    command = [sys.executable, "-m", "reta", "distill", "digits", "--out", "run", *SMALL]
+    command += ["--ipc", "2", "--steps", "20", "--label-epochs", "200", "--students", "1"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, env=environment)
+    images = tmp_path / "run" / "units" / "recover-000.json"
+    while process.poll() is None and not images.exists():
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    _, printed = process.communicate(timeout=60)
+    assert process.returncode == 143, printed.decode()
+    assert b"the same command continues" in printed
+    assert b"Traceback" not in printed
+    run(*command[3:], cwd=tmp_path)
+    assert "intact" in run("verify", "run", cwd=tmp_path)

@@ -28,7 +28,7 @@ def test_the_estimate_is_enough_and_not_far_off(world):
     assert written <= block_bytes(4, 3, 8) <= 20 * written
     form = label_format("int8", 1)
     labels = size_of(world.folder, "labels")
-    assert labels <= shard_bytes(50, 12, form, 4) + shard_bytes(10, 12, form, 4) <= 3 * labels
+    assert labels <= shard_bytes(50, 12, form, 4) + shard_bytes(2, 12, form, 4) <= 3 * labels
 
 
 def test_too_small_a_disk_costs_no_work(world, tmp_path, monkeypatch):

@@ -46,6 +46,7 @@ def held(folder: Path) -> Iterator[None]:
     except OSError as error:
         raise storage_error(folder / LOCK, 0, error) from error
     holder = folder / HOLDER
+    _sweep(folder)
     try:
         started = time.strftime("%Y-%m-%d %H:%M:%S")
         with suppress(OSError):
@@ -54,6 +55,7 @@ def held(folder: Path) -> Iterator[None]:
     finally:
         if lease.compromise is None:
             holder.unlink(missing_ok=True)
+            _sweep(folder)
         lease.release()
 
 
@@ -75,6 +77,16 @@ def _acquire(lease: SoftFileLease, folder: Path) -> None:
             lease.acquire(timeout=4 * PERIOD, poll_interval=0.5)
         except Timeout:
             raise _in_use(folder, silence(folder)) from error
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what a process left that was killed while it tried to take the folder.
+
+    Such files have names of the lock's own. While the lock lies in its place none of them is it.
+    """
+    for path in folder.glob(f"{LOCK}.*"):
+        if (folder / LOCK).exists():
+            path.unlink(missing_ok=True)
 
 
 def silence(folder: Path) -> float | None:

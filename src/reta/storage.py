@@ -266,8 +266,8 @@ class RunFolder:
         known = {MANIFEST, *DERIVED, *manifest["files"]}
         for path in self._own_files():
             name = path.relative_to(self.path).as_posix()
-            if path == self.state_path(path.stem):
-                continue  # of a student under way, say; it carries its own hash
+            if path == self.state_path(path.stem) or name.startswith(LOCK):
+                continue  # of a student under way, say: it carries its own hash; of a lock
             if name not in known:
                 problems.append(f"{name}: not in the manifest")
         return problems
