@@ -182,7 +182,7 @@ class Deadly(OnRay):
 
 
 @pytest.mark.slow
-def test_three_deaths_of_every_unit_change_no_byte(cluster, serial, tmp_path):
+def test_three_deaths_of_every_unit_change_no_byte(cluster, serial, tmp_path, count):
     """Breaks when a unit that was killed leaves something behind, or goes on differently."""
     executor = Deadly(tmp_path / "graves", RETRIES)
     folder = distill(TINY, tmp_path / "run", executor=executor)
@@ -192,10 +192,11 @@ def test_three_deaths_of_every_unit_change_no_byte(cluster, serial, tmp_path):
     pids = [path.read_text() for path in (tmp_path / "graves").iterdir()]
     assert len(pids) == RETRIES * units
     assert len(set(pids)) == len(pids)
+    count("SIGKILL of Ray workers, three in each unit", len(pids), "identical bytes")
 
 
 @pytest.mark.slow
-def test_the_fourth_death_gives_a_unit_up(cluster, serial, tmp_path):
+def test_the_fourth_death_gives_a_unit_up(cluster, serial, tmp_path, count):
     """Breaks when one deadly unit costs the others, is not reported, or cannot be done later."""
     executor = Deadly(tmp_path / "graves", 0, doomed="recover run, 1 to 1")
     with pytest.raises(UnfinishedError, match=r"recover .*run, 1 to 1.*died 4 times") as raised:
@@ -208,6 +209,7 @@ def test_the_fourth_death_gives_a_unit_up(cluster, serial, tmp_path):
     folder = distill(TINY, tmp_path / "run", executor=OnRay())
     train(folder, executor=OnRay())
     assert results(folder) == serial
+    count("fourth death of a unit", RETRIES + 1, "given up, exit 6, done the next time")
 
 
 @pytest.mark.slow
