@@ -258,6 +258,24 @@ def continual() -> dict[str, Any]:
     return {"memory": "offline", "learner": "scratch", "curves": curves}
 
 
+def audit() -> dict[str, Any]:
+    """One image whose anchor explains half of it, and one student that was attacked."""
+    image = {
+        "class": "apple",
+        "index": 1,
+        "close": True,
+        "nearest": [{"image": 77, "distance": 0.125}],
+        "hash": {"image": 78, "bits": 9},
+        "anchor": {"image": 2000, "weight": 0.5, "explained": 0.51, "explained_by_others": 0.1},
+    }
+    attack = {"auc": 0.62, "interval": [0.55, 0.69], "members": 100, "others": 100}
+    return {
+        "images": [image, {**image, "class": "<i>", "anchor": None}],
+        "close": 0.25,
+        "membership": [{"pool": attack, "anchors": attack}],
+    }
+
+
 def write_evaluations(folder: Path) -> None:
     """Write results of evaluations the page knows how to draw, and of one it does not."""
     results = [
@@ -266,7 +284,8 @@ def write_evaluations(folder: Path) -> None:
         ),
         evaluation("architectures", {"resnet18": {"last": [0.5, 0.52], "best": [0.55, 0.53]}}),
         evaluation("continual", continual(), own_40=[0.7, 0.72]),
-        evaluation("audit", {"pairs": [{"class": "<i>", "distance": 0.125}]}, leak=[0.51]),
+        evaluation("audit", audit(), close=[0.25]),
+        evaluation("ranking", {"trainings": {"real_hard": {"rate": 0.01, "test": [0.8, 0.82]}}}),
         evaluation("horoscope", {"stars": {"sirius": [1.5, 2.5]}, "sky": "clear"}, luck=[0.75]),
     ]
     for result in results:

@@ -194,7 +194,7 @@ def test_the_keyboard_is_enough(run_page: Path) -> None:
 
 def test_real_images_can_be_put_away(run_page: Path) -> None:
     """Breaks when the real anchors are not beside the distilled images, or cannot be hidden."""
-    shown = "[...document.querySelectorAll('.shot .real')].filter((e) => e.offsetParent).length"
+    shown = "[...document.querySelectorAll('#shelves .real')].filter((e) => e.offsetParent).length"
     with Tab(run_page) as tab:
         assert tab.ask(f"document.querySelector('#shelves').scrollIntoView(); {shown}") > 0
         tab.ask("document.querySelector('[data-toggle]').click()")

@@ -224,6 +224,10 @@ def test_every_evaluation_is_shown(run_folder: Path) -> None:
     assert "sirius2.00 ± 0.707" in page.text
     assert "own from 61 % to 71 %; random from 51 % to 56 %" in page.text
     assert "own, 40 images71.0 ± 1.4 %" in page.text
+    assert "learning rate0.0100 test accuracy81.0 ± 1.4 %" in page.text
+    assert "apple2yes770.125789" in page.text
+    assert "student 1, pool: 0.620" in page.source
+    assert 'data-anchor="training image 2000, which explains 51.0' in page.source
     order = [page.source.index(f'id="{name}"') for name in ("images", "accuracy", "cost", "losses")]
     later = ("topology", "anchors", "evaluation-corruptions", "confusion", "evaluation-audit")
     order += [page.source.index(f'id="{name}"') for name in (*later, "setup")]

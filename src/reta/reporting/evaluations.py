@@ -9,7 +9,8 @@ from typing import Any
 
 from markupsafe import Markup
 
-from reta.reporting import words
+from reta.reporting import audited, words
+from reta.reporting.album import Shot
 from reta.reporting.charts import Row, dot_chart
 from reta.reporting.measured import UNFOLDED, drawn, numbers, written
 from reta.reporting.reading import Facts, Run
@@ -50,13 +51,14 @@ class Section:
     charts: list[Markup]
     tables: list[Table]
     settings: list[tuple[str, str]] = field(default_factory=list)
+    pairs: list[Shot] = field(default_factory=list)
 
 
 def sections(run: Run) -> list[Section]:
     """Return the evaluations of a run, in the order a reader wants them; the audit last."""
     known = run.evaluations
     rest = sorted(set(known) - {*ORDER, *LAST})
-    return [_section(name, known[name]) for name in (*ORDER, *rest, *LAST) if name in known]
+    return [_section(run, name, known[name]) for name in (*ORDER, *rest, *LAST) if name in known]
 
 
 def title_of(name: str) -> str:
@@ -64,9 +66,11 @@ def title_of(name: str) -> str:
     return _TITLES.get(name, name.replace("-", " ").replace("_", " ").capitalize())
 
 
-def _section(name: str, facts: Facts) -> Section:
+def _section(run: Run, name: str, facts: Facts) -> Section:
     details = facts.get("details") or {}
-    charts = drawn(name, details)
+    audit = name == "audit"
+    charts = audited.charts(details) if audit else drawn(name, details)
+    arranged = audited.table(details) if audit else UNFOLDED.get(name, dict)(details)
     charts += [] if charts else [_figure_chart(facts)]
     settings = [(key, text_of(value)) for key, value in (facts.get("settings") or {}).items()]
     if facts.get("student"):
@@ -77,7 +81,8 @@ def _section(name: str, facts: Facts) -> Section:
         figures=figure_rows(facts),
         notes=[str(note) for note in facts.get("notes") or []],
         charts=[chart for chart in charts if chart],
-        tables=tables_of("Details", UNFOLDED.get(name, dict)(details)),
+        tables=tables_of("Details", arranged),
+        pairs=audited.pairs(run, details) if audit else [],
         settings=[(key, value) for key, value in settings if value],
     )
 

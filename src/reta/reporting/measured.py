@@ -205,15 +205,6 @@ def mapping(value: object) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
 
 
-_DRAWN: dict[str, Callable[[Facts], list[Markup]]] = {
-    "architectures": _architectures,
-    "continual": _continual,
-    "corruptions": _corruptions,
-    "diversity": _diversity,
-    "efficiency": _efficiency,
-}
-
-
 def _continual_table(details: Facts) -> Facts:
     """Return the measures by buffer and memory; the matrices of every order stay in the file."""
     rows = {}
@@ -227,8 +218,38 @@ def _continual_table(details: Facts) -> Facts:
     return {**rest, "accuracy by buffer and memory": rows} if rows else dict(details)
 
 
+def _ranking(details: Facts) -> list[Markup]:
+    pairs = [
+        (str(kind).replace("_", " "), numbers(mapping(found).get("test")))
+        for kind, found in mapping(details.get("trainings")).items()
+    ]
+    return [_bars("Accuracy by kind of training", pairs, "What the scores are made of.")]
+
+
+def _ranking_table(details: Facts) -> Facts:
+    """Return the trainings behind the scores; every tried rate stays in the file."""
+    rows = {
+        str(kind).replace("_", " "): {
+            "learning rate": mapping(found).get("rate"),
+            "test accuracy": written("share", numbers(mapping(found).get("test"))),
+        }
+        for kind, found in mapping(details.get("trainings")).items()
+    }
+    return {"trainings": rows} if rows else dict(details)
+
+
+_DRAWN: dict[str, Callable[[Facts], list[Markup]]] = {
+    "architectures": _architectures,
+    "continual": _continual,
+    "corruptions": _corruptions,
+    "diversity": _diversity,
+    "efficiency": _efficiency,
+    "ranking": _ranking,
+}
+
 # Details that make a better table in another arrangement.
 UNFOLDED: dict[str, Callable[[Facts], Facts]] = {
     "continual": _continual_table,
     "corruptions": _corruption_table,
+    "ranking": _ranking_table,
 }

@@ -57,9 +57,9 @@ def most_used(run: Run) -> list[Anchors]:
     for label in spread_out(len(run.classes), _CLASSES):
         counts = _counts(run, label)
         if counts:
-            cells = _cells(run, label)
+            known = cells(run, label)
             taken = [
-                Taken(_shot(cells.get(number), number, times), number, times)
+                Taken(_shot(known.get(number), number, times), number, times)
                 for number, times in counts.most_common(_SHOWN)
             ]
             found.append(
@@ -75,13 +75,13 @@ def _shot(cell: Image.Image | None, number: int, times: int) -> Shot | None:
     return Shot(embed(cell, _ALLOWANCE), f"Real {caption}", caption[0].upper() + caption[1:])
 
 
-def _cells(run: Run, label: int) -> dict[int, Image.Image]:
+def cells(run: Run, label: int) -> dict[int, Image.Image]:
     """Return the pictures of the anchors that the evolution sheet of a class shows."""
     sheet, layout = run.history(label), run.layout(label)
     if sheet is None or layout is None:
         return {}
     side = int(layout["cell"])
-    cells: dict[int, Image.Image] = {}
+    found: dict[int, Image.Image] = {}
     for column, moment in enumerate(map(str, layout["columns"])):
         kind, _, step = moment.partition(" ")
         if kind != "anchor":
@@ -89,8 +89,8 @@ def _cells(run: Run, label: int) -> dict[int, Image.Image]:
         chosen = run.anchors(label)[int(step) - 1]
         for row, number in enumerate(chosen[: sheet.height // side]):
             box = (column * side, row * side, column * side + side, row * side + side)
-            cells.setdefault(number, sheet.crop(box))
-    return cells
+            found.setdefault(number, sheet.crop(box))
+    return found
 
 
 def reuse_chart(run: Run) -> Markup:
