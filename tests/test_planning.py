@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import reta
 from reta import cli
 from reta.config import Config
 from reta.pipeline import distill
@@ -66,6 +67,13 @@ def test_units_and_bytes_are_those_of_the_run(changes: dict[str, object], tmp_pa
 @pytest.fixture(scope="module")
 def timed() -> Plan:
     return plan(TINY, "runs/none")
+
+
+def test_it_can_be_asked_for_from_python() -> None:
+    """A plan that only the command line can make."""
+    settings = {"classes": 2, "per_class": 20, "teachers": ["convnet3"], "ipc": 2, "steps": 4}
+    assert reta.plan("digits", **settings).units == 9
+    assert "plan" in reta.__all__
 
 
 def test_every_stage_is_timed_and_nothing_is_written(timed: Plan) -> None:

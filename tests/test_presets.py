@@ -11,6 +11,7 @@ import pytest
 
 from reta import cli
 from reta.config import Config, preset, preset_names, preset_title, resolve
+from reta.data.sources import known_names
 from reta.pipeline import distill
 from reta.preparation import recipe_of
 from reta.storage import RunFolder
@@ -110,6 +111,7 @@ def test_committees_are_fadrms(name: str, ipc: int) -> None:
 @pytest.mark.parametrize("name", preset_names())
 def test_a_preset_says_what_it_is_and_how_it_is_run(name: str) -> None:
     """A file of numbers nobody knows the meaning, the command or the cost of."""
+    assert preset(name).data in known_names()
     comments = [line for line in source_of(name).splitlines() if line.startswith("#")]
     assert len(preset_title(name)) > 20
     assert any(line.startswith("# Command: reta ") for line in comments)

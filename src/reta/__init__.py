@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from reta.api import adopt, compare, distill, evaluate, report, train, verify
+    from reta.api import adopt, compare, distill, evaluate, plan, report, train, verify
     from reta.config import Config
     from reta.data.distilled import DistilledSet, load
     from reta.methods import METHODS
@@ -34,6 +34,7 @@ __all__ = [
     "distill",
     "evaluate",
     "load",
+    "plan",
     "report",
     "show_progress",
     "train",

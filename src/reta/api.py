@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from reta.config import Config, from_mapping
 from reta.mirror import local, mirror_of
 from reta.storage import MANIFEST, RunFolder
+
+if TYPE_CHECKING:
+    from reta.planning import Plan
 
 
 def distill(
@@ -41,6 +44,26 @@ def distill(
 
     config = settings_of(data, settings)
     return run(config, out or default_folder(config), device, executor_of(cluster), force)
+
+
+def plan(
+    data: str | Path, out: str | Path | None = None, *, device: str = "auto", **settings: Any
+) -> Plan:
+    """Return what `distill` with the same arguments would take; nothing is run or written.
+
+    Args:
+        data: as in `distill`.
+        out: run folder; ``runs/DATA-METHOD-ipcN`` by default.
+        device: ``auto``, ``cpu``, ``cuda`` ….
+        settings: fields of `Config`.
+
+    Returns:
+        Stages with times, bytes, memory, units, and what does not fit.
+    """
+    from reta.planning import plan as run
+
+    config = settings_of(data, settings)
+    return run(config, out or default_folder(config), device)
 
 
 def compare(
