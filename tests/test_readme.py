@@ -68,6 +68,7 @@ def test_the_python_snippet(tmp_path, monkeypatch):
         "CONTRIBUTING.md",
         "docs/run-folder.md",
         "docs/cluster.md",
+        "docs/data.md",
         "docs/models.md",
         "docs/presets.md",
         "docs/report.md",

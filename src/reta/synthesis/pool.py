@@ -101,16 +101,23 @@ def look(
         are all grey.
     """
     device = teacher.mean.device
-    features, confidence, grey = [], [], True
+    # Filled in place: small tensors kept between large passing ones would scatter the heap, and
+    # memory would grow by several times what is kept.
+    kept: dict[str, torch.Tensor] = {}
+    grey = True
     parts = torch.arange(span.start, span.stop).split(images_per_pass(images.size))
     batches = zip(parts, images.batches(parts), strict=True)
     for part, pixels in track(batches, "pool: real features", len(parts)):
         grey = grey and bool((pixels == pixels[:, :1]).all())
         feature = teacher.features(pixels.to(device).float() / 255)
         probability = teacher.head(feature).softmax(dim=1).cpu()
-        features.append(feature.to(dtype).cpu())
-        confidence.append(probability.gather(1, images.labels[part][:, None]).flatten())
-    return {"features": torch.cat(features), "confidence": torch.cat(confidence)}, grey
+        if not kept:
+            kept["features"] = torch.empty(len(span), feature.shape[1], dtype=dtype)
+            kept["confidence"] = torch.empty(len(span), dtype=probability.dtype)
+        place = part - span.start
+        kept["features"][place] = feature.to(dtype).cpu()
+        kept["confidence"][place] = probability.gather(1, images.labels[part][:, None]).flatten()
+    return kept, grey
 
 
 def build_pool(images: ImageSet, teacher: Classifier) -> Pool:
