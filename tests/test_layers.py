@@ -12,8 +12,6 @@ SOURCE = Path(__file__).parents[1] / "src" / "reta"
 # From the top down; a module may import those of its own layer and of the layers below.
 LAYERS = [
     ["cli", "__main__"],
-    ["cli_bench", "cli_sharing"],
-    ["terminal"],
     ["bench"],
     ["api"],
     ["comparison"],

@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
+from reta.cli.terminal import Folder, bytes_, say
 from reta.errors import UsageError
-from reta.terminal import Folder, bytes_, say
 
 # Spelt out, so that the help of a command needs no torch; a test compares it with the table.
 Format = Literal["imagefolder", "npz", "safetensors", "webdataset", "hf", "dd-ranking"]
