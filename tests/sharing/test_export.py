@@ -16,7 +16,7 @@ from torchvision.datasets import ImageFolder
 from torchvision.transforms.functional import pil_to_tensor
 
 import reta
-from reta import cli_sharing
+from reta.cli import sharing
 from reta.data.distilled import DistilledSet
 from reta.errors import DataError, UsageError
 from reta.sharing import FORMATS, export
@@ -190,4 +190,4 @@ def test_what_cannot_be_exported_says_why(
 
 def test_the_command_knows_every_format() -> None:
     """A format that exists and cannot be chosen."""
-    assert set(cli_sharing.Format.__args__) == set(FORMATS)
+    assert set(sharing.Format.__args__) == set(FORMATS)

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from reta import cli, cli_sharing
+from reta import cli
+from reta.cli import sharing
 from reta.errors import DataError, UsageError
 from reta.sharing import plan, push
 from reta.sharing.push import OPTIONAL
@@ -156,4 +157,4 @@ def test_what_cannot_be_pushed_says_why(
 
 def test_the_command_knows_every_part() -> None:
     """A part that exists and cannot be chosen."""
-    assert set(cli_sharing.Part.__args__) == set(OPTIONAL)
+    assert set(sharing.Part.__args__) == set(OPTIONAL)
