@@ -163,9 +163,9 @@ def test_units_in_any_order_give_the_same_bytes(world, tmp_path):
     """Breaks when a unit depends on another one that was done before it."""
     folder = world.before("recover", tmp_path / "run")
     job = Job(folder, world.prepared.config)
-    for part in reversed(class_blocks(job, world.prepared)):
+    for part in reversed(class_blocks(job, world.prepared.source)):
         recover_block(world.prepared, part)
-    for part in reversed(label_shards(job, world.prepared)):
+    for part in reversed(label_shards(job, world.prepared.source)):
         label_shard(world.prepared, part)
     world.finish(folder)
     assert hashes(folder) == world.hashes

@@ -35,7 +35,7 @@ def other(value: object, hint: object) -> object:
     if isinstance(value, bool):
         return not value
     if isinstance(value, int | float):
-        return value / 2 if isinstance(value, float) else value + 1
+        return (value / 2 or 0.1) if isinstance(value, float) else value + 1
     if isinstance(value, tuple):
         return (*value, "convnet4") if value and isinstance(value[0], str) else value[::-1]
     choices = [x for part in (hint, *typing.get_args(hint)) for x in typing.get_args(part)]

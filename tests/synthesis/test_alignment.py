@@ -47,6 +47,7 @@ def in_one_pass(made: Recovery, pool: Pool, *, scale: float, **options: object) 
     ipc = made.settings.ipc
     count = min(ipc, topology.points)
     (real,) = topology.real_features(pool, LABELS, count, made.settings.seed)
+    real = real.to(made.pixels)
     leaf = made.pixels.detach().clone().requires_grad_()
     total = torch.zeros((), dtype=leaf.dtype)
     for column in range(len(LABELS)):
