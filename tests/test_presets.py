@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import reta
 from reta import cli
 from reta.config import Config, preset, preset_names, preset_title, resolve
 from reta.data.sources import known_names
@@ -54,7 +55,7 @@ RATES = {
 
 
 def source_of(name: str) -> str:
-    return (Path(cli.__file__).parent / "presets" / f"{name}.yaml").read_text(encoding="utf-8")
+    return (Path(reta.__file__).parent / "presets" / f"{name}.yaml").read_text(encoding="utf-8")
 
 
 def test_there_is_a_preset_for_every_cell_of_table_1() -> None:
