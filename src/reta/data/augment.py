@@ -7,6 +7,7 @@ deterministic backward pass on every device.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -51,7 +52,7 @@ def random_views(
     count: int,
     size: int,
     *,
-    scale: tuple[float, float] = (0.08, 1.0),
+    scale: tuple[float | Sequence[float], float] = (0.08, 1.0),
     ratio: tuple[float, float] = RATIO,
     flip: bool = True,
     shift: int = 0,
@@ -66,14 +67,15 @@ def random_views(
         rng: generator of this draw.
         count: number of views.
         size: side of the images, in pixels.
-        scale: range of the crop's share of the area.
+        scale: range of the crop's share of the area; the least one may differ from view to view.
         ratio: range of the crop's width over its height.
         flip: whether mirroring keeps the meaning of these images.
         shift: largest circular shift, in output pixels.
         out_size: side of the views; that of the images by default.
     """
     tries = 10
-    areas = rng.uniform(*scale, (count, tries)) * size * size
+    least = np.broadcast_to(scale[0], count)[:, None]
+    areas = rng.uniform(least, scale[1], (count, tries)) * size * size
     low, high = np.log(ratio)
     ratios = np.exp(rng.uniform(low, high, (count, tries)))
     widths = np.rint(np.sqrt(areas * ratios)).astype(np.int64)

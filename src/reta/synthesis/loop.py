@@ -19,7 +19,7 @@ from reta.progress import log, track, warn_once
 from reta.runtime import Stopwatch, random_generator
 from reta.synthesis.alignment import Target, TopologyAlignment
 from reta.synthesis.connection import fit_gap, resample, residual_connection
-from reta.synthesis.matching import probe
+from reta.synthesis.matching import Scene, Turn, probe
 from reta.synthesis.pool import Pool
 from reta.synthesis.recipe import Recipe
 from reta.synthesis.retrieval import edge_complexity
@@ -28,6 +28,8 @@ from reta.topology import contraction_ratio
 from reta.tracking import note
 
 T = TypeVar("T")
+
+_GROUP = 100  # images in a BN group that holds all images of its classes, as far as they fit
 
 
 @dataclass(frozen=True)
@@ -106,6 +108,9 @@ class Recovery:
         channels = 1 if pool.grey else 3
         self.unit = self.teachers[0].std.squeeze(0)[:channels]  # (channels, 1, 1)
         self.targets = torch.tensor(self.labels, device=device)
+        scene = Scene(self.probes, pool, self.labels, settings.ipc, settings.seed)
+        self.matcher = recipe.objective.at_work(scene)
+        self._news: list[Any] = []  # what the matcher is to remember if the step is completed
         beginning = recipe.start(pool, committee[0], self.labels, settings.ipc, settings.seed)
         self.used = [] if beginning.anchors is None else [beginning.anchors]
         self.pixels = beginning.images[:, :, :channels].to(device) / self.unit
@@ -124,9 +129,31 @@ class Recovery:
 
     @property
     def packs(self) -> list[slice]:
-        """BN groups that share a forward pass."""
+        """Images of each class that share a forward pass."""
         ipc = self.settings.ipc
         return [slice(i, i + self.at_once) for i in range(0, ipc, self.at_once)]
+
+    @property
+    def groups(self) -> int:
+        """How many BN groups there are."""
+        per_class = self.recipe.objective.batch == "class"
+        return len(range(0, len(self.labels), self._together)) if per_class else self.settings.ipc
+
+    @property
+    def _together(self) -> int:
+        """Classes in a BN group that holds all images of its classes."""
+        return max(1, _GROUP // self.settings.ipc)
+
+    def _passes(self, active: int) -> list[tuple[Any, range]]:
+        """Cut the first images of each class into passes: where in the pixels, which BN groups."""
+        if self.recipe.objective.batch == "class":
+            k = self._together
+            return [
+                ((slice(active), slice(group * k, (group + 1) * k)), range(group, group + 1))
+                for group in range(self.groups)
+            ]
+        spans = [range(i, min(i + self.at_once, active)) for i in range(0, active, self.at_once)]
+        return [((slice(span.start, span.stop),), span) for span in spans]
 
     def _fitting(self, work: Callable[[], T]) -> T:
         """Return what some work gives, in half as large packs whenever memory runs out.
@@ -200,6 +227,7 @@ class Recovery:
     def _state(self, seconds: float) -> State:
         """Return what decides how the work goes on between two steps."""
         tensors = {"pixels": self.pixels.detach()}
+        tensors |= {f"matcher.{name}": value for name, value in self.matcher.tensors().items()}
         if self.optimiser:
             tensors |= optimiser_tensors(self.optimiser)
         if self.pull is not None:
@@ -228,6 +256,9 @@ class Recovery:
         count = sum(name.startswith("anchors.") for name in tensors)
         self.used = [tensors[f"anchors.{index}"] for index in range(count)]
         self.pixels = tensors["pixels"].to(device)
+        prefix = "matcher."
+        remembered = {k: v for k, v in tensors.items() if k.startswith(prefix)}
+        self.matcher.load({k.removeprefix(prefix): v.to(device) for k, v in remembered.items()})
         if "pull" in tensors:
             self.pull = tensors["pull"].to(device)
         if self.step:
@@ -256,19 +287,24 @@ class Recovery:
 
     def _draw_views(self, block: Block, index: int) -> list[Views]:
         """Draw the augmentation of every step of a block: one view per BN group."""
+        objective, schedule = self.recipe.objective, self.recipe.schedule
+        assert schedule is not None
+        done = sum(one.steps for one in schedule.blocks(self.image_size)[:index])
+        steps = range(done, done + block.steps)
+        least = [objective.smallest_crop(step, schedule.steps) for step in steps]
         draws = [
             random_views(
-                random_generator(self.settings.seed, "recover", self.labels[0], image, index),
+                random_generator(self.settings.seed, "recover", self.labels[0], group, index),
                 block.steps,
                 block.size,
-                scale=self.recipe.objective.crop,
+                scale=(least, objective.crop[1]),
                 flip=self.settings.flip,
-                shift=jitter(self.image_size),
+                shift=jitter(self.image_size) if objective.shift else 0,
             )
-            for image in range(self.settings.ipc)
+            for group in range(self.groups)
         ]
         parts = zip(*[(view.boxes, view.flips, view.shifts) for view in draws], strict=True)
-        boxes, flips, shifts = (torch.stack(part, dim=1) for part in parts)  # (steps, ipc, …)
+        boxes, flips, shifts = (torch.stack(part, dim=1) for part in parts)  # (steps, groups, …)
         return [Views(*view) for view in zip(boxes, flips, shifts, strict=True)]
 
     def _optimise(
@@ -286,8 +322,7 @@ class Recovery:
         remaining = range(self.step, block.steps)
         for step in track(remaining, description, len(remaining)):
             offer()
-            turn = (done + step) % len(self.teachers)
-            gradient, row = self._fitting(partial(self._match, turn, views[step]))
+            gradient, row = self._fitting(partial(self._match, done + step, views[step]))
             if topology and topology.due(step, block.steps):
                 self.pull, aligned = self._fitting(self._align)
                 row |= aligned
@@ -302,24 +337,41 @@ class Recovery:
             optimiser.step()
             with torch.no_grad():
                 self.pixels.copy_(torch.minimum(self.pixels.clamp_(min=0), 1 / self.unit))
-            turns = (done + step) // len(self.teachers)  # a row of each teacher in turn
+            turns = (done + step) // self.matcher.turns  # a row of each teacher in turn
             if turns % row_every == 0 or "topology" in row or step == block.steps - 1:
-                self._log(done + step, turn, row)
+                self._log(done + step, row)
+            self.matcher.remember(self._news)
             self.step = step + 1
 
-    def _match(self, turn: int, views: Views) -> tuple[torch.Tensor, dict[str, Any]]:
-        """Return the pixel gradient of Eq. 1 and its value, pack by pack."""
-        gradient = torch.empty_like(self.pixels)
-        losses, gaps = [], []
-        for pack in self.packs:
+    def _match(self, step: int, views: Views) -> tuple[torch.Tensor, dict[str, Any]]:
+        """Return the pixel gradient of the objective and its value, pass by pass."""
+        gradient = torch.zeros_like(self.pixels)
+        losses, gaps, news = [], [], []
+        for where, groups in self._passes(self._active(step)):
             check()  # nothing has changed yet in this step
-            leaf = self.pixels.detach()[pack].requires_grad_()
-            augmented = render(self._shown(leaf), views[pack], leaf.shape[-1])
-            loss, gap = self.recipe.objective(self.probes[turn], augmented, self.targets)
-            (gradient[pack],) = torch.autograd.grad(loss.sum(), leaf)
+            leaf = self.pixels.detach()[where].requires_grad_()
+            images, labels = self._grouped(self._shown(leaf), where)
+            augmented = render(images, views[groups.start : groups.stop], leaf.shape[-1])
+            loss, gap, new = self.matcher(augmented, Turn(step, labels, groups))
+            (gradient[where],) = torch.autograd.grad(loss.sum(), leaf)
             losses.append(loss.detach())
             gaps.append(gap.detach())
+            news.append(new)
+        self._news = news
         return gradient, {"loss": torch.cat(losses).mean(), "bn_gap": torch.cat(gaps).mean()}
+
+    def _active(self, step: int) -> int:
+        """Return how many images of each class are optimised at a step: the first ones."""
+        assert self.recipe.schedule is not None
+        return self.recipe.schedule.active(step, self.settings.ipc)
+
+    def _grouped(self, images: torch.Tensor, where: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return images of some pixels as BN groups ``(g, n, 3, D, D)``, and their classes."""
+        if self.recipe.objective.batch == "mixed":
+            return images, self.targets
+        # One group, class after class.
+        labels = self.targets[where[1]].repeat_interleave(len(images))
+        return images.transpose(0, 1).flatten(0, 1).unsqueeze(0), labels
 
     def _reach(self, pack: slice) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the pixels of a pack as a leaf, and φ of its images as they are."""
@@ -424,15 +476,17 @@ class Recovery:
         )
         note(step, self.connections[-1], "connection")
 
-    def _log(self, step: int, turn: int, row: dict[str, Any]) -> None:
+    def _log(self, step: int, row: dict[str, Any]) -> None:
         values = {name: float(value) for name, value in row.items()}
+        asked = self.matcher.asked(step)
+        names = " and ".join(self.teachers[teacher].name for teacher in asked)
         if not all(map(_finite, values.values())):
             raise DivergedError(
-                f"the loss of {self.teachers[turn].name} became {values['loss']} at step {step}; "
+                f"the loss of {names} became {values['loss']} at step {step}; "
                 "lower schedule.learning_rate, or check that the teacher is trained"
             )
-        self.steps.append({"step": step, "teacher": turn, **values})
-        note(step, values, self.teachers[turn].name)
+        self.steps.append({"step": step, "teacher": asked[0], **values})
+        note(step, values, names)
 
 
 def _finite(value: float) -> bool:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +14,7 @@ from torch import nn
 
 from reta.models import Classifier
 from reta.synthesis.frozen import Reading, frozen
+from reta.synthesis.pool import Pool
 from reta.synthesis.statistics import group_statistics
 
 
@@ -64,6 +66,23 @@ def batchnorm_gap(
     return gap
 
 
+@dataclass(frozen=True)
+class Seen:
+    """What a teacher says of groups of images.
+
+    Attributes:
+        logits: ``(g, n, classes)``.
+        features: ``(g, n, d)``, penultimate.
+        means: for each BatchNorm layer ``(g, channels)`` means of its input over each group.
+        variances: likewise, biased.
+    """
+
+    logits: torch.Tensor
+    features: torch.Tensor
+    means: Sequence[torch.Tensor]
+    variances: Sequence[torch.Tensor]
+
+
 class Probe(Protocol):
     """Reads the statistics of what enters each BatchNorm layer of a teacher, per group.
 
@@ -75,6 +94,15 @@ class Probe(Protocol):
     """
 
     teacher: Classifier
+
+    @property
+    def layers(self) -> Sequence[nn.BatchNorm2d]:
+        """The BatchNorm layers, in registration order."""
+        ...
+
+    def read(self, images: torch.Tensor) -> Seen:
+        """Run the teacher on groups of images ``(g, n, 3, h, w)``."""
+        ...
 
     def __call__(
         self, images: torch.Tensor, first_weight: float
@@ -101,30 +129,39 @@ class FrozenProbe:
         self.layers = source.batch_norms()
         self._reading = reading
 
+    def read(self, images: torch.Tensor) -> Seen:
+        """Run the teacher on groups of images, see `Probe`."""
+        self._reading.groups, self._reading.statistics = len(images), {}
+        try:
+            logits, features = group_outputs(self.teacher, images)
+            statistics = [self._reading.statistics[layer] for layer in self.layers]
+        finally:
+            self._reading.groups, self._reading.statistics = 0, {}
+        return Seen(logits, features, [m for m, _ in statistics], [v for _, v in statistics])
+
     def __call__(
         self, images: torch.Tensor, first_weight: float
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Run the teacher on groups of images, see `Probe`."""
-        self._reading.groups, self._reading.statistics = len(images), {}
-        try:
-            logits = group_logits(self.teacher, images)
-            statistics = self._reading.statistics
-        finally:
-            self._reading.groups, self._reading.statistics = 0, {}
-        if not self.layers:
-            return logits, logits.new_zeros(len(images))
-        means, variances = zip(*[statistics[layer] for layer in self.layers], strict=True)
-        return logits, batchnorm_gap(means, variances, self.layers, first_weight)
+        return _gap(self.read(images), self.layers, first_weight)
 
 
-def group_logits(teacher: Classifier, images: torch.Tensor) -> torch.Tensor:
-    """Return the logits ``(g, n, classes)`` of groups of images ``(g, n, 3, h, w)``.
+def _gap(
+    seen: Seen, layers: Sequence[nn.BatchNorm2d], first_weight: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    if not layers:
+        return seen.logits, seen.logits.new_zeros(len(seen.logits))
+    return seen.logits, batchnorm_gap(seen.means, seen.variances, layers, first_weight)
+
+
+def group_outputs(teacher: Classifier, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return logits ``(g, n, classes)`` and features of groups of images ``(g, n, 3, h, w)``.
 
     The head takes each group by itself: a matrix product rounds differently for another number of
     rows, the rest of a network mostly does not. So the same bytes come out of (almost) any packing.
     """
     features = teacher.features(images.flatten(0, 1)).unflatten(0, images.shape[:2])
-    return torch.stack([teacher.head(group) for group in features])
+    return torch.stack([teacher.head(group) for group in features]), features
 
 
 class BatchNormProbe:
@@ -153,18 +190,98 @@ class BatchNormProbe:
         mean, variance = group_statistics(activation, self._groups)
         self._means[layer], self._variances[layer] = mean, variance
 
+    def read(self, images: torch.Tensor) -> Seen:
+        """Run the teacher on groups of images, see `Probe`."""
+        self._groups = len(images)
+        with self._reading():
+            logits, features = group_outputs(self.teacher, images)
+        means = [self._means[layer] for layer in self.layers]
+        variances = [self._variances[layer] for layer in self.layers]
+        return Seen(logits, features, means, variances)
+
     def __call__(
         self, images: torch.Tensor, first_weight: float
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Run the teacher on groups of images, see `Probe`."""
-        self._groups = len(images)
-        with self._reading():
-            logits = group_logits(self.teacher, images)
-        if not self.layers:
-            return logits, logits.new_zeros(len(images))
-        means = [self._means[layer] for layer in self.layers]
-        variances = [self._variances[layer] for layer in self.layers]
-        return logits, batchnorm_gap(means, variances, self.layers, first_weight)
+        return _gap(self.read(images), self.layers, first_weight)
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What an objective works on: a block of classes, seen by the teachers of a recipe.
+
+    Attributes:
+        probes: one for each teacher.
+        pool: the real images.
+        labels: the classes of the block.
+        ipc: images per class.
+        seed: of the run.
+    """
+
+    probes: Sequence[Probe]
+    pool: Pool
+    labels: Sequence[int]
+    ipc: int
+    seed: int
+
+    @property
+    def device(self) -> torch.device:
+        """Where the teachers are."""
+        return self.probes[0].teacher.mean.device
+
+
+@dataclass(frozen=True)
+class Turn:
+    """Which part of a block's images an objective is given.
+
+    Attributes:
+        step: counted over the whole budget.
+        labels: ``(n,)`` int64, the class of each image of a group, the same for every group.
+        groups: which of the block's groups these are.
+    """
+
+    step: int
+    labels: torch.Tensor
+    groups: range
+
+
+class Matcher:
+    """An objective at work on one block of classes; this plain one asks one teacher at a time.
+
+    A method whose objective remembers something, or asks several teachers, has its own.
+    """
+
+    def __init__(self, objective: Matching, scene: Scene) -> None:
+        self.objective, self.scene = objective, scene
+
+    @property
+    def turns(self) -> int:
+        """Steps after which every teacher was asked."""
+        return len(self.scene.probes)
+
+    def asked(self, step: int) -> list[int]:
+        """Return which teachers are asked at a step."""
+        return [step % len(self.scene.probes)]
+
+    def __call__(self, images: torch.Tensor, turn: Turn) -> tuple[torch.Tensor, torch.Tensor, Any]:
+        """Return what groups of augmented images ``(g, n, 3, h, w)`` cost.
+
+        Returns:
+            the loss and, for the log, its alignment term, both ``(g,)``; and what is to be
+            remembered if the step is completed.
+        """
+        (teacher,) = self.asked(turn.step)
+        return (*self.objective(self.scene.probes[teacher], images, turn.labels), None)
+
+    def remember(self, news: Sequence[Any]) -> None:
+        """Take over what the parts of a step gave; called once the pixels have moved."""
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """Return what is remembered, to be kept between two steps."""
+        return {}
+
+    def load(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Go back to what was kept."""
 
 
 @dataclass(frozen=True)
@@ -173,13 +290,32 @@ class Matching:
 
     Attributes:
         bn_weight: β, weight of the alignment term.
-        first_weight: extra weight of the first BatchNorm layer.
+        first_weight: extra weight of the first layer.
         crop: range of the share of the area that the random resized crop keeps.
+        easy_first: begin with whole images and let the smallest crop fall to that share by a
+            cosine over all steps (CDA's curriculum).
+        shift: whether views are shifted circularly, as SRe2L and FADRM do.
+        batch: what a BN group is: one image of each class (``mixed``), or all images of some
+            classes, as many as make a hundred images (``class``).
     """
 
     bn_weight: float = 0.01
     first_weight: float = 10.0
     crop: tuple[float, float] = (0.08, 1.0)
+    easy_first: bool = False
+    shift: bool = True
+    batch: Literal["mixed", "class"] = "mixed"
+
+    def at_work(self, scene: Scene) -> Matcher:
+        """Return the objective at work on a block of classes."""
+        return Matcher(self, scene)
+
+    def smallest_crop(self, step: int, steps: int) -> float:
+        """Return the least share of the area that a view of a step shows."""
+        low = self.crop[0]
+        if not self.easy_first:
+            return low
+        return low + (1 - low) * 0.5 * (1 + math.cos(math.pi * step / steps))
 
     def __call__(
         self, probe: Probe, images: torch.Tensor, labels: torch.Tensor

@@ -51,6 +51,10 @@ class Schedule:
         lengths = [length] * (count - 1) + [self.steps - length * (count - 1)]
         return [Block(steps, size) for steps, size in zip(lengths, sizes, strict=True)]
 
+    def active(self, step: int, ipc: int) -> int:
+        """Return how many images of each class are optimised at a step: the first ones."""
+        return ipc
+
     def rate(self, step: int) -> float:
         """Return the learning rate of a step: one cosine from full to zero over all B steps."""
         return self.learning_rate * 0.5 * (1 + math.cos(math.pi * step / self.steps))
