@@ -56,7 +56,10 @@ def _normalised(
 
 @torch.no_grad()
 def committee_logits(
-    committee: Sequence[Classifier], views: torch.Tensor, sizes: Sequence[int]
+    committee: Sequence[Classifier],
+    views: torch.Tensor,
+    sizes: Sequence[int],
+    weights: Sequence[float] | None = None,
 ) -> torch.Tensor:
     """Return the mean logits ``(n, classes)`` of views ``(n, 3, s, s)``.
 
@@ -64,6 +67,7 @@ def committee_logits(
         committee: the teachers.
         views: in [0, 1].
         sizes: of the consecutive micro-batches that are normalised together; they add up to n.
+        weights: of the teachers, that add up to 1; all alike by default.
     """
     logits = []
     begin = 0
@@ -73,6 +77,10 @@ def committee_logits(
             for teacher in committee:
                 stack.enter_context(batch_statistics(teacher, size))
             answers = [teacher(views[begin:end]) for teacher in committee]
-        logits.append(torch.stack(answers).mean(dim=0))
+        if weights is None:
+            logits.append(torch.stack(answers).mean(dim=0))
+        else:
+            voices = zip(weights, answers, strict=True)
+            logits.append(torch.stack([weight * answer for weight, answer in voices]).sum(dim=0))
         begin = end
     return torch.cat(logits)

@@ -6,6 +6,9 @@ from dataclasses import replace
 
 from reta.synthesis.alignment import TopologyAlignment
 from reta.synthesis.connection import FixedAnchor
+from reta.synthesis.cvdd import CommitteeVoting
+from reta.synthesis.edc import ClasswiseMatching
+from reta.synthesis.gvbsm import GeneralizedMatching
 from reta.synthesis.recipe import Recipe
 from reta.synthesis.retrieval import RetrievedAnchor
 from reta.synthesis.schedule import Schedule
@@ -39,6 +42,27 @@ fadrm = Recipe(
     committee="first",
 )
 fadrm_plus = replace(fadrm, summary="FADRM with a committee of teachers in turn", committee="all")
+g_vbsm = Recipe(
+    "noise optimised against all layers of several teachers in turn, whole classes together",
+    "G-VBSM, CVPR 2024",
+    Noise(),
+    Schedule(steps=4000, connections=0, learning_rate=0.05),
+    GeneralizedMatching(),
+)
+edc = Recipe(
+    "mosaics optimised as in G-VBSM, also against the statistics of their classes",
+    "EDC, NeurIPS 2024",
+    Mosaic(),
+    Schedule(steps=2000, connections=0, learning_rate=0.05),
+    ClasswiseMatching(),
+)
+cv_dd = Recipe(
+    "real images optimised against pairs of teachers at once, who vote with weights",
+    "CV-DD, arXiv 2501.07575",
+    RealImages("medium"),
+    Schedule(steps=4000, connections=0),
+    CommitteeVoting(),
+)
 reta_drc = replace(
     fadrm_plus,
     summary="FADRM+ with retrieved anchors",
@@ -75,6 +99,9 @@ METHODS: dict[str, Recipe] = {
     "sre2l": sre2l,
     "fadrm": fadrm,
     "fadrm+": fadrm_plus,
+    "cv-dd": cv_dd,
+    "g-vbsm": g_vbsm,
+    "edc": edc,
     "reta-drc": reta_drc,
     "reta-pta": reta_pta,
     "reta": reta,

@@ -362,6 +362,11 @@ def label_shard(prepared: Prepared, part: Part) -> None:
     facts: dict[str, Any] = asdict(task_of(source)) | {"format": config.label_format}
     if isinstance(form, Top):
         facts["top"] = top
+    weights = recipe_of(config).votes.of(prepared.committee, prepared.pool, config.seed)
+    if weights is not None:
+        if form is None:
+            raise UsageError("votes.weights=prior needs labels that are stored: --label-format")
+        facts["weights"] = weights
     if form is None and part.index == 0:
         _write_teachers(prepared, part.job.folder)
     inputs = {
@@ -383,6 +388,7 @@ def label_shard(prepared: Prepared, part: Part) -> None:
         span,
         seed=config.seed,
         flip=source.flip,
+        weights=weights,
         online=form is None,
         checkpoint=Checkpoint(unit),
     )

@@ -91,9 +91,11 @@ class Probe(Protocol):
 
     Attributes:
         teacher: to ask for features, without statistics.
+        source: the teacher as it came.
     """
 
     teacher: Classifier
+    source: Classifier
 
     @property
     def layers(self) -> Sequence[nn.BatchNorm2d]:
@@ -125,7 +127,7 @@ class FrozenProbe:
     """The fast probe: the teacher rewritten, see `reta.synthesis.frozen`."""
 
     def __init__(self, source: Classifier, teacher: Classifier, reading: Reading) -> None:
-        self.teacher = teacher
+        self.teacher, self.source = teacher, source
         self.layers = source.batch_norms()
         self._reading = reading
 
@@ -168,7 +170,7 @@ class BatchNormProbe:
     """The plain probe, for any teacher: hooks read what enters each layer."""
 
     def __init__(self, teacher: Classifier) -> None:
-        self.teacher = teacher
+        self.teacher = self.source = teacher
         self.layers = teacher.batch_norms()
         self._groups = 1
         # By layer, because a network may use its layers in another order than it registers them.

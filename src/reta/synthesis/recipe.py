@@ -7,6 +7,7 @@ from typing import Literal
 
 from reta.synthesis.alignment import TopologyAlignment
 from reta.synthesis.connection import Connection
+from reta.synthesis.cvdd import Voting
 from reta.synthesis.matching import Matching
 from reta.synthesis.schedule import Schedule
 from reta.synthesis.start import Start
@@ -26,6 +27,7 @@ class Recipe:
         topology: the topology term, if any.
         committee: whether all teachers take turns or only the first one is used. Labels always
             come from the whole committee, so that methods differ in their images alone.
+        votes: how the committee's logits become one label: their mean, unless asked otherwise.
     """
 
     summary: str
@@ -36,3 +38,4 @@ class Recipe:
     connection: Connection | None = None
     topology: TopologyAlignment | None = None
     committee: Literal["all", "first"] = "all"
+    votes: Voting = field(default_factory=Voting)

@@ -23,6 +23,7 @@ def relabel(
     seed: int,
     crop: tuple[float, float] = (0.08, 1.0),
     flip: bool = True,
+    weights: Sequence[float] | None = None,
     online: bool = False,
     checkpoint: Checkpoint | None = None,
 ) -> LabelShard:
@@ -35,6 +36,7 @@ def relabel(
         seed: of the run.
         crop: range of the share of the area that a view shows.
         flip: whether mirroring keeps the meaning of the images.
+        weights: of the teachers' logits; all alike by default.
         online: draw the views only; the committee will be asked while students train.
         checkpoint: keeps what was labelled, so that the work can be interrupted.
     """
@@ -67,5 +69,5 @@ def relabel(
                 check()
                 pixels = views.render(images, torch.arange(parts[0].start, parts[-1].stop))
                 sizes = [part.stop - part.start for part in parts]
-                logits.append(committee_logits(committee, pixels, sizes).cpu())
+                logits.append(committee_logits(committee, pixels, sizes, weights).cpu())
     return LabelShard(shown, torch.cat(logits).view(len(shown), count, -1))
