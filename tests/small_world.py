@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import fields, replace
+
 import torch
 
 from reta.data.images import DecodedImages
 from reta.models import Classifier, build, freeze
+from reta.synthesis.engine import Engine
 
 CLASSES, PER_CLASS, SIZE = 4, 9, 16
 
@@ -33,3 +36,14 @@ def make_teacher(seed: int, classes: int = CLASSES, size: int = SIZE) -> Classif
         layer.bias.data.copy_(0.2 * torch.randn(layer.num_features, generator=generator))
     model.head.weight.data.mul_(10)
     return freeze(model)
+
+
+SMALL = {"steps": 2, "width": 8, "batch": 6}
+"""Settings of engines that make them quick, where an engine has them."""
+
+
+def small(engine: Engine, **settings: object) -> Engine:
+    """Return an engine with small networks, batches and budget, and other settings as given."""
+    names = {field.name for field in fields(engine)}
+    quick = {name: value for name, value in SMALL.items() if name in names}
+    return replace(engine, **(quick | settings))

@@ -17,7 +17,7 @@ from reta.synthesis.pool import Pool
 from reta.synthesis.retrieval import RetrievedAnchor
 from reta.synthesis.schedule import Schedule
 from reta.synthesis.start import RealImages
-from small_world import CLASSES, SIZE
+from small_world import CLASSES, SIZE, small
 
 TEXTS = {"summary", "source"}
 
@@ -27,7 +27,9 @@ TEXTS = {"summary", "source"}
 def test_every_recipe_runs(name: str, ipc: int, committee: list[Classifier], pool: Pool) -> None:
     """A row of the table that fails at the first step, or whose images do not fit."""
     recipe = METHODS[name]
-    if recipe.schedule:
+    if recipe.engine:
+        recipe = replace(recipe, engine=small(recipe.engine))
+    elif recipe.schedule:
         connections = min(recipe.schedule.connections, 1)
         recipe = replace(
             recipe, schedule=replace(recipe.schedule, steps=2, connections=connections)
@@ -35,10 +37,10 @@ def test_every_recipe_runs(name: str, ipc: int, committee: list[Classifier], poo
     result = recover(recipe, committee, pool, range(CLASSES), Settings(ipc))
     assert result.images.shape == (CLASSES, ipc, 3, SIZE, SIZE)
     assert result.images.dtype == torch.uint8
-    assert len(result.steps) == (2 if recipe.schedule else 0)
+    assert len(result.steps) == (2 if recipe.steps else 0)
     assert len(result.connections) == (1 if recipe.connection else 0)
     assert ("topology" in str(result.steps)) is (recipe.topology is not None and ipc > 1)
-    assert bool(recipe.schedule) is not torch.equal(result.images, result.frames[0])
+    assert bool(recipe.steps) is not torch.equal(result.images, result.frames[0])
 
 
 def differing(one: str, other: str) -> set[str]:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from reta.synthesis.alignment import TopologyAlignment
 from reta.synthesis.connection import FixedAnchor
 from reta.synthesis.cvdd import CommitteeVoting
+from reta.synthesis.dm import DistributionMatching
 from reta.synthesis.edc import ClasswiseMatching
 from reta.synthesis.gvbsm import GeneralizedMatching
 from reta.synthesis.recipe import Recipe
@@ -89,6 +90,14 @@ reta_distinct = replace(
     connection=RetrievedAnchor(anchors="distinct"),
 )
 
+# Bilevel and generative methods: an engine of their own instead of the decoupled loop.
+dm = Recipe(
+    "images with the mean embedding of their class under random networks",
+    "DM, WACV 2023",
+    RealImages("random"),
+    engine=DistributionMatching(),
+)
+
 METHODS: dict[str, Recipe] = {
     "random": random,
     "medium": medium,
@@ -106,4 +115,5 @@ METHODS: dict[str, Recipe] = {
     "reta-pta": reta_pta,
     "reta": reta,
     "reta-distinct": reta_distinct,
+    "dm": dm,
 }

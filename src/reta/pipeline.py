@@ -9,7 +9,7 @@ from __future__ import annotations
 import datetime
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import count, pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -36,12 +36,13 @@ from reta.runtime import Stopwatch, choose_device, hardware, peak_memory
 from reta.space import block_bytes, shard_bytes
 from reta.squeeze import Lesson, task_of, train_together
 from reta.storage import RunFolder, Unit, json_bytes
+from reta.synthesis.engine import Recovered, Settings, Tensors, Work
 from reta.synthesis.history import history_sheet
-from reta.synthesis.loop import Recovered, Settings, recover
+from reta.synthesis.loop import recover
 from reta.synthesis.pool import Pool
 from reta.synthesis.relabel import relabel
 from reta.team import assembled
-from reta.tensors import png_bytes, tensor_bytes
+from reta.tensors import png_bytes, read_tensors, tensor_bytes
 
 EPOCHS_PER_SHARD = 50
 _SHARD = 2**30  # logits in a shard of labels, at most: a gigabyte at 8 bits each
@@ -257,7 +258,20 @@ def balanced(count: int, most: int) -> list[range]:
 
 def class_blocks(job: Job, source: Source) -> list[Part]:
     """Return the blocks of classes that are optimised together."""
-    return _parts(job, balanced(len(source.classes), job.config.block))
+    engine = recipe_of(job.config).engine
+    together = engine is not None and engine.together
+    most = len(source.classes) if together else job.config.block
+    return _parts(job, balanced(len(source.classes), most))
+
+
+def groundwork(job: Job, source: Source) -> list[Part]:
+    """Return the parts of what an engine does once before the first block; for most methods none.
+
+    Each is about all classes.
+    """
+    engine = recipe_of(job.config).engine
+    count = engine.groundwork if engine else 0
+    return [Part(job, index, range(len(source.classes))) for index in range(count)]
 
 
 def label_shards(job: Job, source: Source) -> list[Part]:
@@ -281,28 +295,67 @@ def whole_set(job: Job, source: Source) -> list[Part]:
     return [Part(job, 0, range(len(source.classes)))]
 
 
-def recover_block(prepared: Prepared, part: Part) -> None:
-    """Recover one class block as a unit of work."""
-    config, source, labels = part.job.config, prepared.source, part.span
-    recipe = recipe_of(config)
-    settings = Settings(config.ipc, config.seed, source.flip, config.images_per_pass)
-    inputs = {
-        "recipe": describe(recipe),
+def _inputs(prepared: Prepared, part: Part) -> dict[str, Any]:
+    """Return everything that the images of some classes depend on."""
+    config, source = part.job.config, prepared.source
+    return {
+        "recipe": describe(recipe_of(config)),
         "ipc": config.ipc,
         "seed": config.seed,
         "flip": source.flip,
         "data": source.fingerprint,
         "teachers": prepared.teachers,
-        "labels": list(labels),
+        "labels": list(part.span),
     }
-    unit = part.job.folder.unit(_block_name(part.index), inputs)
+
+
+def _settings(prepared: Prepared, config: Config) -> Settings:
+    return Settings(config.ipc, config.seed, prepared.source.flip, config.images_per_pass)
+
+
+def lay_groundwork(prepared: Prepared, part: Part) -> None:
+    """Do a part of an engine's groundwork as a unit of work: MTT's experts, say."""
+    config, pool = part.job.config, prepared.pool
+    recipe = recipe_of(config)
+    unit = part.job.folder.unit(_ground_name(part.index), _inputs(prepared, part))
+    if unit.done or recipe.engine is None:
+        return
+    engine, watch, settings = recipe.engine, Stopwatch(), _settings(prepared, config)
+    work = Work(prepared.committee, pool, part.span, settings, recipe.start)
+    tensors, failures = attempt(
+        unit,
+        lambda checkpoint: engine.lay(part.index, replace(work, checkpoint=checkpoint)),
+    )
+    unit.write(_ground_file(part.index), tensor_bytes(tensors, asdict(task_of(prepared.source))))
+    unit.finish({"seconds": watch.seconds, "restarts": failures})
+
+
+def _laid(prepared: Prepared, job: Job) -> list[Tensors]:
+    """Return the groundwork of a job."""
+    task = task_of(prepared.source)
+    found: list[Tensors] = []
+    for part in groundwork(job, prepared.source):
+        job.folder.finished(_ground_name(part.index))
+        path = job.path / _ground_file(part.index)
+        tensors, facts = read_tensors(path)
+        task.check(str(path), facts)
+        found.append(tensors)
+    return found
+
+
+def recover_block(prepared: Prepared, part: Part) -> None:
+    """Recover one class block as a unit of work."""
+    config, source, labels = part.job.config, prepared.source, part.span
+    recipe, settings = recipe_of(config), _settings(prepared, config)
+    unit = part.job.folder.unit(_block_name(part.index), _inputs(prepared, part))
     if unit.done:
         return
     unit.require_space(block_bytes(len(labels), config.ipc, source.image_size))
+    laid = _laid(prepared, part.job)
     result, failures = attempt(
         unit,
         lambda checkpoint: recover(
-            recipe, prepared.committee, prepared.pool, labels, settings, checkpoint
+            recipe, prepared.committee, prepared.pool, labels, settings, checkpoint, laid
         ),
     )
     folders = class_folders(source.classes)
@@ -327,6 +380,14 @@ def recover_block(prepared: Prepared, part: Part) -> None:
 
 def _block_name(index: int) -> str:
     return f"recover-{index:03d}"
+
+
+def _ground_name(index: int) -> str:
+    return f"groundwork-{index:03d}"
+
+
+def _ground_file(index: int) -> str:
+    return f"groundwork/{index:03d}.safetensors"
 
 
 def _shard_name(index: int) -> str:
@@ -424,6 +485,7 @@ def measure_set(prepared: Prepared, part: Part) -> None:
 STAGES: Sequence[
     tuple[str, Callable[[Prepared, Part], None], Callable[[Job, Source], list[Part]]]
 ] = (
+    ("groundwork", lay_groundwork, groundwork),
     ("recover", recover_block, class_blocks),
     ("label", label_shard, label_shards),
     ("measure", measure_set, whole_set),

@@ -110,6 +110,7 @@ def outline(config: Config, source: Source, out: Path | str) -> Plan:
     labelled = sum(len(part.span) for part in shards)
     here = sum(spec.trained_here for spec in specs)
     online = config.label_format == "online"
+    ground = recipe.engine.groundwork if recipe.engine else 0
     stages = [
         Stage("begin", 1, "settings"),
         Stage(
@@ -118,11 +119,8 @@ def outline(config: Config, source: Source, out: Path | str) -> Plan:
             f"{here} of {len(specs)} teachers trained, {config.teacher_epochs} epochs each",
         ),
         Stage("pool", len(pool_spans(source.train)), f"{len(source.train)} real images"),
-        Stage(
-            "recover",
-            len(blocks),
-            f"{count} images, {recipe.schedule.steps if recipe.schedule else 0} steps",
-        ),
+        *([Stage("groundwork", ground, "networks trained on real images")] if ground else []),
+        Stage("recover", len(blocks), f"{count} images, {recipe.steps} steps"),
         Stage("relabel", len(shards) + online, f"{labelled} epochs of {count} views"),
         Stage("measure", 1, "geometry of the classes"),
         Stage(
@@ -248,9 +246,9 @@ class _Clock:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
 
-    def seconds(self, blocks: list[Part]) -> dict[str, float]:
-        """Return the seconds of each stage."""
-        config, images = self.config, self.images
+    def seconds(self, blocks: list[Part]) -> dict[str, float | None]:
+        """Return the seconds of each stage; None for what an engine does in a way of its own."""
+        config, images, engine = self.config, self.images, recipe_of(self.config).engine
         sizes = {len(part.span) for part in blocks}
         of_size = {size: self.recover(size) for size in sorted(sizes)}
         pool = self.pool()
@@ -258,7 +256,8 @@ class _Clock:
         return {
             "squeeze": self.squeeze(),
             "pool": pool,
-            "recover": sum(of_size[len(part.span)] for part in blocks),
+            "groundwork": None,
+            "recover": None if engine else sum(of_size[len(part.span)] for part in blocks),
             "relabel": self.relabel(images * kept),
             "measure": pool * images / len(self.source.train),
             "students": self.students(images * (config.label_epochs or 1)),

@@ -64,9 +64,12 @@ def recipe_of(config: Config) -> Recipe:
         raise unknown("method", config.method, METHODS)
     recipe = METHODS[config.method]
     options: dict[str, Any] = dict(config.options)
-    if recipe.schedule:
-        share = round(recipe.schedule.steps * SHARE_OF_STEPS[config.effort])
-        options = {"schedule.steps": config.steps or share, **options}
+    share = SHARE_OF_STEPS[config.effort]
+    if recipe.engine is not None:
+        recipe = replace(recipe, engine=recipe.engine.scaled(share))
+        options = {"engine.steps": config.steps or recipe.steps, **options}
+    elif recipe.schedule:
+        options = {"schedule.steps": config.steps or round(recipe.steps * share), **options}
     return with_options(recipe, options)
 
 

@@ -123,7 +123,7 @@ class Subject:
         if method not in METHODS:
             raise unknown("method", method, METHODS)
         recipe = METHODS[method]
-        if recipe.schedule is not None:
+        if recipe.steps or recipe.engine:
             raise UsageError(f"{method} optimises its images: distil a run and evaluate that")
         labels = range(len(self.classes))
         start = recipe.start(self.pool, self.committee[0], labels, self.ipc, seed)

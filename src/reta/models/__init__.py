@@ -1,6 +1,15 @@
 """Classifiers: an architecture by name, or any module of one's own, behind one interface."""
 
-from reta.models.architectures import SMALL, build, check, dress, names, network, register
+from reta.models.architectures import (
+    SMALL,
+    build,
+    check,
+    dress,
+    instance_convnet,
+    names,
+    network,
+    register,
+)
 from reta.models.classifier import Classifier, file_stem, freeze, preferred_layout, wrap
 from reta.models.task import Task, Triple, difference, model_bytes, read, save
 
@@ -15,6 +24,7 @@ __all__ = [
     "dress",
     "file_stem",
     "freeze",
+    "instance_convnet",
     "model_bytes",
     "names",
     "network",

@@ -74,6 +74,8 @@ _FAMILIES = (
 )
 _TORCHVISION = {name: family for family in _FAMILIES for name in family.members}
 _CONVNETS = {f"convnet{depth}": depth for depth in (3, 4, 5)}
+_INSTANCE = {f"{name}_in": depth for name, depth in _CONVNETS.items()}
+_OURS = _CONVNETS | _INSTANCE
 _CONVNET_WIDTH = 128
 _TIMM = "timm:"
 _REGISTERED: dict[str, Builder] = {}
@@ -81,7 +83,7 @@ _REGISTERED: dict[str, Builder] = {}
 
 def names() -> list[str]:
     """Return the names that `build` accepts, besides ``timm:NAME``."""
-    return [*_TORCHVISION, *_CONVNETS, *_REGISTERED]
+    return [*_TORCHVISION, *_CONVNETS, *_INSTANCE, *_REGISTERED]
 
 
 def register(name: str, make: Builder) -> None:
@@ -95,7 +97,7 @@ def register(name: str, make: Builder) -> None:
     Raises:
         UsageError: if the name cannot be used.
     """
-    if not re.fullmatch(r"[\w.-]+", name) or name in _TORCHVISION or name in _CONVNETS:
+    if not re.fullmatch(r"[\w.-]+", name) or name in {**_TORCHVISION, **_OURS}:
         raise UsageError(f"{name!r} cannot name a network of your own; choose another, like my_net")
     _REGISTERED[name] = make
 
@@ -132,6 +134,27 @@ def build(
     return dress(name, module, classes, image_size, mean, std)
 
 
+def instance_convnet(
+    classes: int,
+    image_size: int,
+    *,
+    width: int = _CONVNET_WIDTH,
+    mean: Sequence[float] = (0.5, 0.5, 0.5),
+    std: Sequence[float] = (0.5, 0.5, 0.5),
+    seed: int = 0,
+) -> Classifier:
+    """Return ``convnet3_in``, freshly initialised, of any width; deeper for larger images.
+
+    Dataset condensation's network: three blocks up to 32 px, four up to 64, five above.
+    """
+    depth = 3 if image_size <= 32 else 4 if image_size <= 64 else 5
+    name = f"convnet{depth}_in"
+    check(name, image_size)
+    with seeded(seed, "weights", name, width):
+        module = _instance_convnet(depth, classes, image_size, width)
+    return Classifier(name, module, "head", classes, mean, std)
+
+
 def network(name: str, classes: int, image_size: int) -> nn.Module:
     """Return the bare module of an architecture, as its own library names its parameters.
 
@@ -143,6 +166,8 @@ def network(name: str, classes: int, image_size: int) -> nn.Module:
         return _REGISTERED[name](classes, image_size)
     if name in _CONVNETS:
         return _convnet(_CONVNETS[name], classes)
+    if name in _INSTANCE:
+        return _instance_convnet(_INSTANCE[name], classes, image_size, _CONVNET_WIDTH)
     module: nn.Module = get_model(name, weights=None, num_classes=classes)
     if image_size <= SMALL:
         _refit(module, _TORCHVISION[name].stem)
@@ -162,7 +187,7 @@ def dress(
         raise UsageError("mean and std need three channels each, and std must be positive")
     if name in _TORCHVISION:
         return Classifier(name, module, _TORCHVISION[name].head, classes, mean, std)
-    if name in _CONVNETS:
+    if name in _OURS:
         return Classifier(name, module, "head", classes, mean, std)
     return wrap(module, classes, image_size, mean=mean, std=std, name=name)
 
@@ -173,11 +198,12 @@ def check(name: str, image_size: int) -> None:
         _check_timm(name.removeprefix(_TIMM))
     elif name not in names():
         raise unknown("model", name, [*names(), f"{_TIMM}NAME"])
-    if name in _CONVNETS and image_size < 2 ** _CONVNETS[name]:
-        fits = [other for other, depth in _CONVNETS.items() if 2**depth <= image_size]
+    if name in _OURS and image_size < 2 ** _OURS[name]:
+        kind = _CONVNETS if name in _CONVNETS else _INSTANCE
+        fits = [other for other, depth in kind.items() if 2**depth <= image_size]
         raise UsageError(
-            f"{name} halves the image {_CONVNETS[name]} times and needs at least "
-            f"{2 ** _CONVNETS[name]} px, not {image_size}; use "
+            f"{name} halves the image {_OURS[name]} times and needs at least "
+            f"{2 ** _OURS[name]} px, not {image_size}; use "
             f"{fits[-1] if fits else 'larger images'}"
         )
     if image_size < SMALLEST:
@@ -243,20 +269,33 @@ def _convnet(depth: int, classes: int) -> nn.Sequential:
     The norm is BatchNorm, since decoupled distillation matches its statistics, and a global
     average pool before the head makes the network independent of the image size.
     """
+    network = _blocks(depth, _CONVNET_WIDTH, nn.BatchNorm2d)
+    network.add_module("pool", nn.AdaptiveAvgPool2d(1))
+    network.add_module("flatten", nn.Flatten())
+    network.add_module("head", nn.Linear(_CONVNET_WIDTH, classes))
+    return network
+
+
+def _instance_convnet(depth: int, classes: int, image_size: int, width: int) -> nn.Sequential:
+    """Return the ConvNet as bilevel methods use it: each image normed by itself, no global pool."""
+    network = _blocks(depth, width, lambda channels: nn.GroupNorm(channels, channels))
+    network.add_module("flatten", nn.Flatten())
+    network.add_module("head", nn.Linear(width * (image_size // 2**depth) ** 2, classes))
+    return network
+
+
+def _blocks(depth: int, width: int, norm: Callable[[int], nn.Module]) -> nn.Sequential:
     network = nn.Sequential()
     channels = 3
     for block in range(depth):
         network.add_module(
             f"block{block}",
             nn.Sequential(
-                nn.Conv2d(channels, _CONVNET_WIDTH, 3, padding=1),
-                nn.BatchNorm2d(_CONVNET_WIDTH),
+                nn.Conv2d(channels, width, 3, padding=1),
+                norm(width),
                 nn.ReLU(inplace=True),
                 nn.AvgPool2d(2),
             ),
         )
-        channels = _CONVNET_WIDTH
-    network.add_module("pool", nn.AdaptiveAvgPool2d(1))
-    network.add_module("flatten", nn.Flatten())
-    network.add_module("head", nn.Linear(channels, classes))
+        channels = width
     return network

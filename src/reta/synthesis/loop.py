@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
 
@@ -19,6 +19,7 @@ from reta.progress import log, track, warn_once
 from reta.runtime import Stopwatch, random_generator
 from reta.synthesis.alignment import Target, TopologyAlignment
 from reta.synthesis.connection import fit_gap, resample, residual_connection
+from reta.synthesis.engine import Recovered, Settings, Tensors, Work
 from reta.synthesis.matching import Scene, Turn, probe
 from reta.synthesis.pool import Pool
 from reta.synthesis.recipe import Recipe
@@ -27,50 +28,11 @@ from reta.synthesis.schedule import Block, Schedule
 from reta.topology import contraction_ratio
 from reta.tracking import note
 
+__all__ = ["Recovered", "Recovery", "Settings", "jitter", "recover"]
+
 T = TypeVar("T")
 
 _GROUP = 100  # images in a BN group that holds all images of its classes, as far as they fit
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What the loop needs to know besides the recipe.
-
-    Attributes:
-        ipc: images per class.
-        seed: of the run.
-        flip: whether mirroring keeps the meaning of the images.
-        images_per_pass: BN groups share a forward pass up to this many images. Statistics are
-            taken per group, so this changes speed and memory, and results only by rounding.
-    """
-
-    ipc: int
-    seed: int = 0
-    flip: bool = True
-    images_per_pass: int = 100
-
-
-@dataclass(frozen=True)
-class Recovered:
-    """The synthetic images of a block of classes and how they came about.
-
-    Attributes:
-        images: ``(classes, ipc, 3, s, s)`` uint8.
-        frames: the images at the start and after each block, each ``(classes, ipc, 3, s, s)``.
-        anchors: pool indices ``(classes, ipc)`` of the start, if real, and of each connection.
-        steps: losses by step, thinned to about a hundred rows.
-        connections: what each connection chose and did.
-        seconds: wall-clock time.
-        images_per_pass: how many shared a forward pass at the end: fewer if memory ran out.
-    """
-
-    images: torch.Tensor
-    frames: list[torch.Tensor]
-    anchors: list[torch.Tensor]
-    steps: list[dict[str, float]]
-    connections: list[dict[str, float]]
-    seconds: float
-    images_per_pass: int
 
 
 def jitter(image_size: int) -> int:
@@ -500,8 +462,9 @@ def recover(
     labels: Sequence[int],
     settings: Settings,
     checkpoint: Checkpoint | None = None,
+    laid: Sequence[Tensors] | None = None,
 ) -> Recovered:
-    """Distil the images of some classes.
+    """Distil the images of some classes: in this loop, or by the engine that a recipe brings.
 
     Args:
         recipe: the method.
@@ -510,5 +473,12 @@ def recover(
         labels: the classes of this block, at most 100: a BN group is one image of each.
         settings: what the loop needs to know besides the recipe.
         checkpoint: keeps the state of the work, so that it can be interrupted.
+        laid: the groundwork of an engine; made here, of these classes alone, if it is not given.
     """
-    return Recovery(recipe, committee, pool, labels, settings).run(checkpoint)
+    engine = recipe.engine
+    if engine is None:
+        return Recovery(recipe, committee, pool, labels, settings).run(checkpoint)
+    work = Work(committee, pool, labels, settings, recipe.start)
+    if laid is None:
+        laid = [engine.lay(index, work) for index in range(engine.groundwork)]
+    return engine.recover(replace(work, laid=laid, checkpoint=checkpoint or Checkpoint()))

@@ -8,6 +8,7 @@ from typing import Literal
 from reta.synthesis.alignment import TopologyAlignment
 from reta.synthesis.connection import Connection
 from reta.synthesis.cvdd import Voting
+from reta.synthesis.engine import Engine
 from reta.synthesis.matching import Matching
 from reta.synthesis.schedule import Schedule
 from reta.synthesis.start import Start
@@ -28,6 +29,8 @@ class Recipe:
         committee: whether all teachers take turns or only the first one is used. Labels always
             come from the whole committee, so that methods differ in their images alone.
         votes: how the committee's logits become one label: their mean, unless asked otherwise.
+        engine: makes the images instead of the decoupled loop, for a method that is none of its
+            variations; of the other parts it uses the start alone.
     """
 
     summary: str
@@ -39,3 +42,11 @@ class Recipe:
     topology: TopologyAlignment | None = None
     committee: Literal["all", "first"] = "all"
     votes: Voting = field(default_factory=Voting)
+    engine: Engine | None = None
+
+    @property
+    def steps(self) -> int:
+        """Optimisation steps on each block of classes; 0 leaves the start images as they are."""
+        if self.engine is not None:
+            return self.engine.steps
+        return 0 if self.schedule is None else self.schedule.steps
