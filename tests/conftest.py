@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Callable
+
+# On tiny tensors more threads only wait for each other: twenty times slower on a busy machine.
+# Before torch is imported, so that it holds for the processes that tests start as well.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 import pytest
 import torch
@@ -13,28 +18,35 @@ from reta.models import Classifier
 from reta.synthesis.pool import Pool, build_pool
 from small_world import CLASSES, PER_CLASS, SIZE, make_images, make_teacher
 
-# On tiny tensors more threads only wait for each other: twenty times slower on a busy machine.
 torch.set_num_threads(1)
 
+_PROMISE = "promise put to the test"
 
-_COUNTS: dict[str, list[str]] = {}
 
-
-@pytest.fixture(scope="session")
-def count() -> Callable[[str, int, str], None]:
+@pytest.fixture
+def count(record_property: Callable[[str, object], None]) -> Callable[[str, int, str], None]:
     """Return what notes how often a promise was put to the test; printed when all is done."""
 
     def noted(what: str, times: int, outcome: str) -> None:
-        _COUNTS.setdefault(what, []).append(f"{times}: {outcome}")
+        record_property(_PROMISE, (what, f"{times}: {outcome}"))
 
     return noted
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Print the counts: they are the claim."""
-    if _COUNTS:
+    """Print the counts: they are the claim.
+
+    They come with the tests' reports, from whichever process ran the test.
+    """
+    found: dict[str, list[str]] = {}
+    for report in (report for reports in terminalreporter.stats.values() for report in reports):
+        if getattr(report, "when", None) == "call":
+            for name, value in report.user_properties:
+                if name == _PROMISE:
+                    found.setdefault(value[0], []).append(value[1])
+    if found:
         terminalreporter.section("promises put to the test")
-        for what, outcomes in _COUNTS.items():
+        for what, outcomes in sorted(found.items()):
             terminalreporter.write_line(f"{what}: {'; '.join(outcomes)}")
 
 

@@ -172,6 +172,11 @@ def wait(child: int) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
+def ended(child: int) -> bool:
+    """Return whether a child has ended; `wait` says how."""
+    return os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+
+
 def duration(work: Callable[[], None]) -> float:
     """Return the seconds some work takes in a child that nobody disturbs."""
     child, started = start(work), time.monotonic()

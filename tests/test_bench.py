@@ -50,7 +50,9 @@ def test_every_part_is_measured(result: dict[str, Any]) -> None:
 )
 def test_ratios_with_slack(result: dict[str, Any], id: str, metric: str, most: float) -> None:
     """Breaks when a fast path is lost, keeps more, or is no longer right."""
-    found = [row["value"] for row in rows(result, id) if metric in row["metric"]]
+    # Of times the lower quartile of the rounds: on a busy machine some rounds are disturbed.
+    found = [(row["iqr"] or [row["value"]])[0] for row in rows(result, id)
+             if metric in row["metric"]]  # fmt: skip
     assert found
     assert max(found) <= most
 

@@ -2,10 +2,9 @@
 
 import json
 import logging
+import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +17,7 @@ from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 
 import reta
+from crashes import ended, start, wait
 from reta.config import Config
 from reta.errors import DataError, UsageError
 from reta.models import register
@@ -126,17 +126,16 @@ def test_a_lost_unit_is_made_again_with_the_same_bytes(finished, tmp_path, lost)
 def test_a_killed_run_continues_to_the_same_bytes(finished, tmp_path):
     """Breaks when kill -9 at any moment leaves something that a second start trips over."""
     folder = tmp_path / "killed"
-    code = (
-        "import sys; sys.path.insert(0, sys.argv[2]); import test_pipeline as t; "
-        "t.torch.set_num_threads(1); t.distill(t.TINY, sys.argv[1])"
-    )
-    command = [sys.executable, "-c", code, str(folder), str(Path(__file__).parent)]
-    for files in (1, 3, 8):  # killed as soon as so many files are there
-        process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-        while process.poll() is None and len(list(folder.rglob("*.*"))) < files:
+
+    def files() -> int:
+        return len([path for path in folder.rglob("*.*") if path.name[0] != "."])
+
+    for more in (1, 3, 8):  # killed as soon as so many new files are there
+        before, child = files(), start(lambda: distill(TINY, folder))
+        while not ended(child) and files() < before + more:
             time.sleep(0.005)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        os.kill(child, signal.SIGKILL)
+        assert wait(child) in (0, -signal.SIGKILL)
     distill(TINY, folder)
     train(folder)
     assert results(folder) == results(finished)

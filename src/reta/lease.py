@@ -74,7 +74,7 @@ def _acquire(lease: SoftFileLease, folder: Path) -> None:
             4 * PERIOD,
         )
         try:
-            lease.acquire(timeout=4 * PERIOD, poll_interval=0.5)
+            lease.acquire(timeout=4 * PERIOD, poll_interval=PERIOD / 20)
         except Timeout:
             raise _in_use(folder, silence(folder)) from error
 

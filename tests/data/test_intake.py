@@ -223,10 +223,10 @@ def test_first_frame_is_said(caplog: pytest.LogCaptureFixture) -> None:
 
 def test_huge_header_costs_nothing() -> None:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    start = time.perf_counter()
+    start = time.process_time()
     with pytest.raises(DataError, match="over 50 million"):
         read_image(png(100_000, 100_000))
-    assert time.perf_counter() - start < 0.1
+    assert time.process_time() - start < 1  # decoded it would be minutes, and 30 GB
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100 * 1024
 
 
