@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from reta.config import Config
+from reta.config import Config, setting_of
 from reta.errors import UsageError, unknown
 from reta.evaluating import ACCURACY, Session, choose, evaluate_runs
 from reta.evaluation.result import Figure, Result
@@ -77,7 +77,8 @@ def compare(
     Args:
         config: the settings all share; its own method is not used. Options of a part (such as
             ``topology.weight``) apply to the methods that have that part.
-        methods: names of `METHODS`.
+        methods: names of `METHODS`, each with settings of its own if wanted, such as
+            ``"reta connection.anchors=distinct topology.weight=1"``.
         out: comparison folder; every run lies in a folder of its own inside.
         seeds: distillation seeds per method, counted up from the configuration's.
         evaluations: what is measured of every run besides accuracy; see `EVALUATIONS`.
@@ -96,17 +97,17 @@ def compare(
         raise UsageError("name at least one method, and each only once")
     if seeds < 1:
         raise UsageError(f"seeds is {seeds}; it must be at least 1")
-    configs = [_for_method(config, method) for method in methods]
-    if unused := set(config.options) - {name for one in configs for name in one.options}:
+    given = [_variant(config, words) for words in methods]
+    if unused := set(config.options) - {name for one in given for name in one.config.options}:
         raise UsageError(f"none of these methods has {', '.join(sorted(unused))}")
-    variants, sweeps = _variants(configs, sweep or {})
+    variants, sweeps = _swept(given, sweep or {})
     baseline = baseline or next((name for name in methods if name == "fadrm+"), methods[0])
     if baseline not in {variant.label for variant in variants}:
         raise unknown("baseline", baseline, [variant.label for variant in variants])
     chosen = choose(evaluations, options)
     executor = executor or Serial()
     place = executor.device(device)
-    source = open_data(configs[0])
+    source = open_data(config)
     folder = RunFolder(out)
     with folder.locked():
         keep_config(folder, replace(config, options={}), source)
@@ -154,34 +155,41 @@ def compare(
     return comparison
 
 
-def _variants(
-    configs: Sequence[Config], sweep: Mapping[str, Sequence[Any]]
+def _variant(config: Config, words: str) -> Variant:
+    """Return a row from the name of a method and settings of its own."""
+    method, *own = words.split()
+    options = _for_method(config, method).options | dict(map(setting_of, own))
+    return Variant(" ".join([method, *own]), replace(config, method=method, options=options))
+
+
+def _swept(
+    given: Sequence[Variant], sweep: Mapping[str, Sequence[Any]]
 ) -> tuple[list[Variant], list[Sweep]]:
     """Return the rows of the table, and which of them belong to a sweep.
 
-    A value that is the method's own is no new row.
+    A value that is a row's own is no new row.
     """
-    variants = [Variant(one.method, one) for one in configs]
+    variants = list(given)
     for variant in variants:
         recipe_of(variant.config)
     sweeps = []
     for setting, values in sweep.items():
-        having = [one for one in configs if _has(one.method, setting)]
+        having = [one for one in given if _has(one.config.method, setting)]
         if not having:
-            for one in configs:  # a misspelt name is told with the nearest one
-                if _has(one.method, setting.partition(".")[0]):
-                    recipe_of(replace(one, options={setting: values[0]}))
+            for one in given:  # a misspelt name is told with the nearest one
+                if _has(one.config.method, setting.partition(".")[0]):
+                    recipe_of(replace(one.config, options={setting: values[0]}))
             raise UsageError(f"none of these methods has {setting}")
         for one in having:
             points = []
             for value in values:
-                changed = replace(one, options={**one.options, setting: value})
-                same = recipe_of(changed) == recipe_of(one)
-                label = one.method if same else f"{one.method} {setting}={value}"
+                changed = replace(one.config, options={**one.config.options, setting: value})
+                same = recipe_of(changed) == recipe_of(one.config)
+                label = one.label if same else f"{one.label} {setting}={value}"
                 points.append((value, label))
                 if not same and label not in {variant.label for variant in variants}:
                     variants.append(Variant(label, changed))
-            sweeps.append(Sweep(one.method, setting, tuple(points)))
+            sweeps.append(Sweep(one.label, setting, tuple(points)))
     return variants, sweeps
 
 

@@ -41,6 +41,7 @@ class Config:
         image_size: side in pixels; by default the data's own, at most 64 below effort paper.
         classes: use only the first so many classes.
         per_class: use only the first so many real images of each class.
+        test_per_class: measure students on the first so many test images of each class only.
         flip: whether mirroring keeps an image's meaning; by default yes, but not for digits.
         stream: leave the images in their files and decode them when needed; by default where
             they would take more than 8 GB of memory.
@@ -86,6 +87,7 @@ class Config:
     image_size: Annotated[int | None, _BY_DATA] = None
     classes: Annotated[int | None, _BY_DATA] = None
     per_class: Annotated[int | None, _BY_DATA] = None
+    test_per_class: Annotated[int | None, _BY_DATA] = None
     flip: Annotated[bool | None, _BY_DATA] = None
     stream: Annotated[bool | None, _BY_DATA] = None
     bad_images: Literal["fail", "skip", "quarantine"] = "fail"
@@ -142,6 +144,7 @@ _COUNTS = (
     "image_size",
     "classes",
     "per_class",
+    "test_per_class",
     "teacher_epochs",
     "steps",
     "label_epochs",
@@ -264,6 +267,25 @@ def _fits(value: Any, hint: Any) -> bool:
     if hint is int:
         return isinstance(value, int) and not isinstance(value, bool)
     return isinstance(value, hint)
+
+
+def value_of(text: str) -> Any:
+    """Return a YAML value; unlike YAML 1.1, 1e-3 is a number too."""
+    value = yaml.safe_load(text)
+    if isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            pass
+    return value
+
+
+def setting_of(word: str) -> tuple[str, Any]:
+    """Return the name and the value of a setting written ``PART.FIELD=VALUE``."""
+    name, equals, value = word.partition("=")
+    if not equals or not name:
+        raise UsageError(f"{word}: write it as PART.FIELD=VALUE")
+    return name, value_of(value)
 
 
 def preset_names() -> list[str]:

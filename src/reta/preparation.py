@@ -93,6 +93,7 @@ def open_data(config: Config, manifest: Mapping[str, Any] | None = None) -> Sour
         max_size=None if config.effort == "paper" else 64,
         classes=config.classes,
         per_class=config.per_class,
+        test_per_class=config.test_per_class,
         stream=config.stream,
         workers=config.workers,
         bad_images=config.bad_images,

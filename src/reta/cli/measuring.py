@@ -142,11 +142,12 @@ def compare(
       reta compare ./photos --methods random fadrm+ reta --ipc 10 --seeds 3
       reta compare ./photos --evaluations accuracy corruptions diversity
       reta compare ./photos --methods fadrm+ reta-drc reta-pta reta            (Table 3)
+      reta compare ./photos --methods fadrm+ reta "reta topology.weight=1 connection.alpha=0.7"
       reta compare ./photos --methods reta --sweep connection.trade_off=0,0.1,0.3,1   (Fig. 4)
 
     Args:
         config: settings.
-        methods: names of `reta methods`.
+        methods: names of `reta methods`; in quotes, a name with settings of its own, as above.
         evaluations: what is measured of every set; names of `reta evaluations`.
         seeds: distillation seeds per method.
         sweep: a setting and its values, for every method that has it; each --sweep is varied by

@@ -7,10 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from tyro.conf import UseAppendAction, arg
 
-from reta.config import Config
+from reta.config import Config, setting_of, value_of
 from reta.errors import UsageError
 
 Track = Literal["tensorboard", "wandb", "trackio"] | None
@@ -24,13 +23,7 @@ Sweeps = Annotated[
 
 def options_of(pairs: Sequence[str]) -> dict[str, Any]:
     """Return dotted settings from words like ``connection.trade_off=0.2``."""
-    options = {}
-    for pair in pairs:
-        name, equals, value = pair.partition("=")
-        if not equals:
-            raise UsageError(f"--set {pair}: write it as PART.FIELD=VALUE")
-        options[name] = value_of(value)
-    return options
+    return dict(map(setting_of, pairs))
 
 
 def sweeps_of(words: Sequence[str]) -> dict[str, list[Any]]:
@@ -42,17 +35,6 @@ def sweeps_of(words: Sequence[str]) -> dict[str, list[Any]]:
             raise UsageError(f"--sweep {word}: write it as PART.FIELD=VALUE,VALUE,…")
         found[name] = [value_of(value) for value in values.split(",")]
     return found
-
-
-def value_of(text: str) -> Any:
-    """Return a YAML value; unlike YAML 1.1, 1e-3 is a number too."""
-    value = yaml.safe_load(text)
-    if isinstance(value, str):
-        try:
-            return float(value)
-        except ValueError:
-            pass
-    return value
 
 
 def asked(config: Config, pairs: Sequence[str]) -> Config:

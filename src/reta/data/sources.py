@@ -88,6 +88,7 @@ def open_source(
     seed: int = 0,
     classes: Sequence[str] | int | None = None,
     per_class: int | None = None,
+    test_per_class: int | None = None,
     test: str | None = None,
     max_size: int | None = None,
     stream: bool | None = None,
@@ -112,6 +113,7 @@ def open_source(
             Another seed is another data set, with another fingerprint.
         classes: how many classes, or their names; all by default. Labels follow this order.
         per_class: most training images per class, the first in file order.
+        test_per_class: most test images per class, the first in file order.
         test: a set of the same classes to take the test images from instead.
         max_size: largest side where ``image_size`` is left open.
         stream: whether images stay in their files; by default where they would take more than
@@ -130,12 +132,13 @@ def open_source(
     """
     if image_size is not None and image_size < MIN_SIDE:
         raise UsageError(f"image size {image_size}: use at least {MIN_SIDE} px")
-    if per_class is not None and per_class < 1:
-        raise UsageError(f"{per_class} images per class: use at least 1")
+    for most in (per_class, test_per_class):
+        if most is not None and most < 1:
+            raise UsageError(f"{most} images per class: use at least 1")
     name, parts = find_parts(data, seed, classes, test, root, download)
     train, held, note = parts.train, parts.test, parts.note
     assert held is not None
-    train = _first(train, per_class)
+    train, held = _first(train, per_class), _first(held, test_per_class)
     size = image_size or parts.image_size or _natural_size(train)
     if image_size is None and max_size is not None and size > max_size:
         log.info(
@@ -289,6 +292,8 @@ def _some(names: Sequence[str]) -> str:
 
 def _first(listing: Listing, per_class: int | None) -> Listing:
     """Return the first images of each class, in file order."""
+    if per_class is None:
+        return listing
     keep = np.zeros(len(listing.labels), dtype=bool)
     for label in range(len(listing.classes)):
         keep[np.flatnonzero(listing.labels == label)[:per_class]] = True

@@ -1,0 +1,268 @@
+"""Settle the paper's open readings with data: one factor at a time, in pairs, on several sets.
+
+    python benchmarks/factors.py --plan                     what would be done, and its cost
+    python benchmarks/factors.py --data cifar100=FOLDER …   everything, some hours on a CPU
+    python benchmarks/factors.py cifar100-ipc1 --groups retrieval
+    python benchmarks/factors.py --smoke                    everything in miniature
+
+A *setting* is a data set at some images per class; a *group* is a list of rows that answer one
+question, each a method with settings of its own. Within a setting all rows share the committee,
+the start images and the seeds of students, so that rows are compared in pairs, seed by seed. Each
+set × row is a unit of work: interrupted, the same command continues, and more seeds or rows may be
+asked for later. What is measured goes to results/factors/SETTING.json at once;
+benchmarks/factors_page.py turns all of them into docs/factors.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import numpy as np
+
+from reta.bench.measure import commit
+from reta.comparison import compare
+from reta.config import Config
+from reta.pipeline import squeeze
+from reta.progress import show_progress
+from reta.storage import RunFolder, read_json
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "results" / "factors"
+
+BASELINE = "fadrm+"
+BASELINES = ("random", "medium", "fadrm", BASELINE)
+GROUPS: dict[str, tuple[str, ...]] = {
+    "baselines": BASELINES,
+    "methods": ("reta-drc", "reta-pta", "reta", "reta-distinct"),
+    "retrieval": (
+        "reta-drc",
+        "reta-drc connection.trade_off=0",
+        "reta-drc connection.trade_off=0.5",
+        "reta-drc connection.trade_off=1",
+        "reta-drc connection.complexity_scale=rank",
+        "reta-drc connection.complexity_scale=raw",
+        "reta-drc connection.margin=0.1",
+        "reta-drc connection.fresh=true",
+        "reta-drc connection.candidates=30",
+    ),
+    "distinct": (
+        "reta-drc connection.anchors=distinct",
+        "reta-drc connection.anchors=distinct connection.fresh=true",
+    ),
+    "blending": (
+        "fadrm+ connection.alpha=0.7",
+        "fadrm+ connection.alpha=0.9",
+        "reta-drc connection.alpha=0.7",
+        "reta-drc connection.alpha=0.9",
+        "fadrm+ schedule.connections=1",
+        "reta-drc schedule.connections=1",
+        "fadrm+ schedule.connections=7",
+        "reta-drc schedule.connections=7",
+    ),
+    "start": (
+        "fadrm+ start.order=random",
+        "reta-drc start.order=random",
+        "fadrm+ start.order=typical",
+        "reta-drc start.order=typical",
+    ),
+    "topology": (
+        "reta-pta",
+        "reta-pta topology.weight=0.05",
+        "reta-pta topology.weight=3",
+        "reta-pta topology.graph=separate",
+        "reta-pta topology.graph=separate topology.draws=16",
+        "reta-pta topology.loop_weight=0",
+        "reta-pta topology.spread=true",
+        "reta-pta topology.interval=5",
+        "reta-pta topology.normalize=false",
+        "reta-pta topology.point_weight=one",
+        "reta-pta topology.essential=drop",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A data set at some images per class.
+
+    Attributes:
+        committee: name of the teachers, shared by all settings that name them.
+        config: settings.
+        role: whether defaults are chosen on it, or only confirmed.
+        seconds: about what one cell takes on one free core.
+    """
+
+    committee: str
+    config: Config
+    role: str
+    seconds: float
+
+
+# Committees of two strengths are wanted, so the gate lets weak ones in.
+_SMALL = Config("", steps=200, label_epochs=120, students=1, test_per_class=100, teacher_floor=0.0)
+_CIFAR = replace(_SMALL, data="cifar100", classes=10, teacher_epochs=10)
+_DIGITS = replace(_SMALL, data="digits", steps=200, label_epochs=100, teacher_epochs=20)
+_FASHION = replace(_SMALL, data="fashion-mnist", per_class=300, teacher_epochs=8)
+_NETTE = replace(
+    _SMALL, data="imagenette", image_size=64, per_class=100, test_per_class=50, teacher_epochs=12
+)
+SETTINGS = {
+    "cifar100-ipc1": Setting("cifar100", replace(_CIFAR, ipc=1), "choose", 15),
+    "cifar100-ipc2": Setting("cifar100", replace(_CIFAR, ipc=2), "choose", 25),
+    "cifar100-ipc5": Setting("cifar100", replace(_CIFAR, ipc=5), "choose", 60),
+    "cifar100-ipc1-weak": Setting(
+        "cifar100-weak", replace(_CIFAR, ipc=1, teacher_epochs=2), "choose", 15
+    ),
+    "digits-ipc1": Setting("digits", replace(_DIGITS, ipc=1), "choose", 8),
+    "digits-ipc2": Setting("digits", replace(_DIGITS, ipc=2), "choose", 12),
+    "fashion-ipc1": Setting("fashion", replace(_FASHION, ipc=1), "confirm", 15),
+    "fashion-ipc5": Setting("fashion", replace(_FASHION, ipc=5), "confirm", 50),
+    "imagenette-ipc1": Setting("imagenette", replace(_NETTE, ipc=1), "confirm", 40),
+    "imagenette-ipc2": Setting("imagenette", replace(_NETTE, ipc=2), "confirm", 80),
+    "cifar100-20-ipc1": Setting(
+        "cifar100-20",
+        replace(_CIFAR, ipc=1, classes=20, per_class=250, test_per_class=50),
+        "confirm",
+        25,
+    ),
+}
+
+
+def figures(folder: Path) -> dict[str, Any]:
+    """Return what one cell measured: accuracy, and the causes it may have."""
+    metrics = read_json(folder / "metrics.json")
+    geometry = read_json(folder / "geometry.json")
+    records = RunFolder(folder).records()
+    recovered = records["recover-000"]["facts"]
+    connections, steps = recovered["connections"], recovered["steps"]
+    tail = steps[-max(1, len(steps) // 10) :]
+
+    def over(name: str) -> float | None:
+        return mean(row[name] for row in connections) if connections else None
+
+    ratios = [row["gradient_ratio"] for row in steps if "gradient_ratio" in row]
+    return {
+        "last": mean(one["last"] for one in metrics["students"]),
+        "best": mean(one["best"] for one in metrics["students"]),
+        "kappa": metrics["kappa_mean"],
+        "distance": geometry["intra_class_distance"],
+        "real_distance": geometry.get("real_intra_class_distance"),
+        "contraction": over("contraction_ratio"),
+        "distinct_anchors": over("distinct_anchors"),
+        "fit_gap": over("fit_gap"),
+        "complexity": over("complexity"),
+        "loss": mean(row["loss"] for row in tail) if tail else None,
+        "bn_gap": mean(row["bn_gap"] for row in tail) if tail else None,
+        "gradient_ratio": float(np.median(ratios)) if ratios else None,
+        "seconds_per_image": metrics["seconds_per_image"],
+    }
+
+
+def committee(name: str, config: Config, out: Path) -> tuple[str, ...]:
+    """Return the files of a committee, trained the first time it is asked for."""
+    folder = out / "committees" / name
+    squeeze(replace(config, ipc=1), folder)
+    return tuple(map(str, sorted((folder / "teachers").glob("*.safetensors"))))
+
+
+def run(name: str, setting: Setting, groups: list[str], seeds: int, out: Path) -> dict[str, Any]:
+    """Do one setting and return its numbers; rows of earlier calls stay among them."""
+    began = time.monotonic()
+    teachers = committee(setting.committee, setting.config, out)
+    config = replace(setting.config, teachers=teachers)
+    path = RESULTS / f"{name}.json"
+    kept = read_json(path)["rows"] if path.exists() else {}
+    rows = list(dict.fromkeys(row for group in groups for row in GROUPS[group]))
+    folder = out / name
+    result = compare(config, rows, folder, seeds=seeds, baseline=rows[0])
+    for row, runs in result["runs"].items():
+        kept[row] = [figures(folder / one) for one in runs]
+    manifest = RunFolder(folder / result["runs"][rows[0]][0]).manifest()
+    return {
+        "setting": name,
+        "role": setting.role,
+        "committee": setting.committee,
+        "teacher_accuracy": result["teacher_accuracy"],
+        "data": result["data"],
+        "config": {
+            key: getattr(config, key)
+            for key in (
+                "ipc",
+                "classes",
+                "per_class",
+                "test_per_class",
+                "teacher_epochs",
+                "steps",
+                "label_epochs",
+                "students",
+            )
+        },
+        "chance": 1 / result["classes"],
+        "baseline": BASELINE,
+        "rows": kept,
+        "seconds": time.monotonic() - began,
+        "command": f"python benchmarks/factors.py {name} --groups {' '.join(groups)}",
+        "hardware": manifest["hardware"],
+        "reta": manifest["reta"],
+        "commit": commit(),
+    }
+
+
+def smoke(setting: Setting) -> Setting:
+    """Return the same setting in miniature, only to see it run."""
+    config = replace(
+        setting.config,
+        classes=3,
+        per_class=12,
+        test_per_class=5,
+        teachers=("convnet3",),
+        teacher_epochs=1,
+        steps=10,
+        label_epochs=2,
+    )
+    return replace(setting, committee=setting.committee + "-smoke", config=config)
+
+
+def main() -> None:
+    """Do the settings named on the command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
+    parser.add_argument("names", nargs="*", help=f"of: {', '.join(SETTINGS)}; all by default")
+    parser.add_argument("--groups", nargs="+", choices=GROUPS, default=list(GROUPS))
+    parser.add_argument("--seeds", type=int, default=5, help="distillation seeds per row")
+    parser.add_argument(
+        "--data", nargs="+", default=[], metavar="NAME=PATH", help="where a known set lies"
+    )
+    parser.add_argument("--out", type=Path, default=Path("runs/factors"), help="run folders")
+    parser.add_argument("--smoke", action="store_true", help="everything in miniature, not kept")
+    parser.add_argument("--plan", action="store_true", help="only say what would be done")
+    asked = parser.parse_args()
+    places = dict(word.split("=", 1) for word in asked.data)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    show_progress()
+    for name in asked.names or SETTINGS:
+        setting = smoke(SETTINGS[name]) if asked.smoke else SETTINGS[name]
+        rows = {row for group in asked.groups for row in GROUPS[group]}
+        minutes = len(rows) * asked.seeds * setting.seconds / 60
+        print(f"{name}: {len(rows)} rows × {asked.seeds} seeds, about {minutes:.0f} minutes")
+        if asked.plan:
+            continue
+        data = places.get(setting.config.data, setting.config.data)
+        setting = replace(setting, config=replace(setting.config, data=data))
+        seeds = 1 if asked.smoke else asked.seeds
+        for group in asked.groups:  # group by group, so that what is done is written
+            result = run(name, setting, [group], seeds, asked.out)
+            if not asked.smoke:
+                RESULTS.mkdir(parents=True, exist_ok=True)
+                text = json.dumps(result, indent=1, ensure_ascii=False, sort_keys=True) + "\n"
+                (RESULTS / f"{name}.json").write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
