@@ -72,6 +72,14 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "fadrm+ start.order=typical",
         "reta-drc start.order=typical",
     ),
+    "embedding": (
+        "reta-drc connection.embedding=logits",
+        "reta-drc connection.embedding=committee",
+        "reta-drc connection.embedding=pixels",
+        "reta-drc connection.first=start",
+        "fadrm+ connection.last_alpha=0.9",
+        "reta-drc connection.last_alpha=0.9",
+    ),
     "topology": (
         "reta-pta",
         "reta-pta topology.weight=0.05",
@@ -84,6 +92,10 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "reta-pta topology.normalize=false",
         "reta-pta topology.point_weight=one",
         "reta-pta topology.essential=drop",
+        "reta-pta topology.weight_of=gradient topology.weight=0.1",
+        "reta-pta topology.weight_of=gradient topology.weight=0.3",
+        "reta-pta topology.weight_of=gradient topology.weight=1",
+        "reta-pta topology.teachers=turn",
     ),
 }
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import csv
 import io
 import json
+from dataclasses import replace
 
 import pytest
 
 import reta
 from reta.comparison import compare, summary
-from reta.config import Config
+from reta.config import Config, from_yaml
 from reta.errors import UsageError
 from reta.evaluation.result import Figure, Result
 from reta.reporting.published import published
@@ -57,6 +58,32 @@ def test_a_sweep_adds_a_row_per_value_that_is_not_the_methods_own(compared):
     own = (folder / "reta-connection.trade_off=0.9-1/config.yaml").read_text()
     assert "connection.trade_off: 0.9" in own
     assert reta.verify(folder) == []
+
+
+def test_a_row_may_have_settings_of_its_own(tmp_path):
+    """Settings of one row that reach another, or are lost; a word that is none."""
+    row = "reta connection.anchors=distinct topology.weight=2"
+    result = compare(
+        replace(TINY, students=1, options={"topology.weight": 1.0}),
+        ["reta-pta", row],
+        tmp_path / "c",
+        sweep={"topology.graph": ["union", "separate"]},
+    )
+    swept = [f"{one} topology.graph=separate" for one in ("reta-pta", row)]
+    assert result["methods"] == ["reta-pta", row, *swept]
+    configs = {
+        label: from_yaml(tmp_path / "c" / runs[0] / "config.yaml")
+        for label, runs in result["runs"].items()
+    }
+    assert configs["reta-pta"].options == {"topology.weight": 1.0}
+    own = {"connection.anchors": "distinct", "topology.weight": 2}
+    assert configs[row].options == own
+    assert configs[row].method == "reta"
+    assert configs[swept[1]].options == own | {"topology.graph": "separate"}
+    with pytest.raises(UsageError, match="distinct: write it as"):
+        compare(TINY, ["reta distinct"], tmp_path / "d")
+    with pytest.raises(UsageError, match="weight"):
+        compare(TINY, ["reta topology.wieght=2"], tmp_path / "d")
 
 
 def test_what_is_written_is_what_is_returned(compared):

@@ -158,7 +158,7 @@ def compare(
 def _variant(config: Config, words: str) -> Variant:
     """Return a row from the name of a method and settings of its own."""
     method, *own = words.split()
-    options = _for_method(config, method).options | dict(map(setting_of, own))
+    options = {**_for_method(config, method).options, **dict(map(setting_of, own))}
     return Variant(" ".join([method, *own]), replace(config, method=method, options=options))
 
 

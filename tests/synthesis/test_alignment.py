@@ -15,7 +15,7 @@ from reta.models import Classifier
 from reta.progress import warn_once
 from reta.synthesis.alignment import TopologyAlignment
 from reta.synthesis.loop import Recovery, Settings
-from reta.synthesis.pool import Pool
+from reta.synthesis.pool import Pool, build_pool
 from reta.synthesis.schedule import Schedule
 from reta.topology import persistence_diagrams, persistence_image, topology_loss
 
@@ -323,3 +323,34 @@ def test_impossible_settings_are_refused(name: str) -> None:
     """Found at once, not as a division by zero after the first step."""
     with pytest.raises(UsageError, match=name):
         TopologyAlignment(**{name: 0})
+
+
+def test_the_weight_can_say_how_long_the_gradient_is(
+    double_committee: list[Classifier], double_pool: Pool
+) -> None:
+    """A share of the wrong gradient, or one that depends on the scale of the loss."""
+    for scale in ("mean", "sum"):
+        topology = TopologyAlignment(
+            weight=0.3, weight_of="gradient", neighbours=4, image_scale=scale, interval=2
+        )
+        made = recovery(topology, double_committee, double_pool, schedule=Schedule(8, 1))
+        ratios = [row["gradient_ratio"] for row in made.run().steps if "gradient_ratio" in row]
+        ratios = [ratio for ratio in ratios if ratio]  # a gradient of zero has no direction
+        assert len(ratios) >= 4
+        assert ratios == pytest.approx([0.3] * len(ratios), rel=1e-6)
+
+
+def test_the_teacher_whose_turn_it_is_can_give_the_features(
+    double_committee: list[Classifier], double_pool: Pool
+) -> None:
+    """Real features of one teacher against synthetic ones of another."""
+    topology = TopologyAlignment(teachers="turn", neighbours=4)
+    made = recovery(topology, double_committee, double_pool)
+    pull, _ = made._align(1)
+    swapped = double_committee[::-1]
+    other = recovery(topology, swapped, build_pool(double_pool.images, swapped[0]))
+    other.pixels = made.pixels
+    expected, _ = other._align(0)
+    assert expected.abs().max() > 0
+    torch.testing.assert_close(pull, expected, rtol=1e-4, atol=1e-6 * float(expected.abs().max()))
+    assert not torch.allclose(made._align(0)[0], pull)

@@ -7,7 +7,13 @@ import torch
 import torch.nn.functional as F
 
 from reta.errors import UsageError
-from reta.synthesis.connection import FixedAnchor, fit_gap, resample, residual_connection
+from reta.synthesis.connection import (
+    FixedAnchor,
+    fit_gap,
+    resample,
+    residual_connection,
+    share_at,
+)
 from reta.synthesis.pool import Pool
 
 
@@ -100,3 +106,17 @@ def test_alpha_is_a_share(alpha: float) -> None:
     """A weight outside [0, 1] makes pixels that no image has."""
     with pytest.raises(UsageError, match="alpha"):
         FixedAnchor(alpha)
+
+
+@pytest.mark.parametrize("alpha", [-0.1, 1.5, float("nan")])
+def test_the_last_alpha_is_a_share_too(alpha: float) -> None:
+    """Only the first weight checked."""
+    with pytest.raises(UsageError, match="last_alpha"):
+        FixedAnchor(last_alpha=alpha)
+
+
+def test_alpha_goes_straight_from_the_first_to_the_last() -> None:
+    """An end that is never reached, or a single connection divided by zero."""
+    assert [share_at(0.5, 0.9, i, 3) for i in range(3)] == pytest.approx([0.5, 0.7, 0.9])
+    assert [share_at(0.5, None, i, 3) for i in range(3)] == [0.5] * 3
+    assert share_at(0.5, 0.9, 0, 1) == 0.5

@@ -18,6 +18,7 @@ from reta.errors import DivergedError
 from reta.methods import METHODS
 from reta.models import Classifier
 from reta.synthesis.alignment import TopologyAlignment
+from reta.synthesis.connection import FixedAnchor
 from reta.synthesis.loop import Recovered, Recovery, Settings, jitter, recover
 from reta.synthesis.pool import Pool, build_pool
 from reta.synthesis.recipe import Recipe
@@ -270,6 +271,7 @@ def test_anchors_of_fadrm_are_fixed(committee: list[Classifier], pool: Pool) -> 
 def test_connections_are_measured(double_committee: list[Classifier], double_pool: Pool) -> None:
     """Fit gap, complexity, reuse and contraction against their definitions, at a connection."""
     made = Recovery(short("reta-drc"), double_committee, double_pool, [0, 2], Settings(4))
+    made.block = 1
     noise = torch.rand(made.pixels.shape, generator=torch.Generator().manual_seed(0))
     before = made.pixels = noise.to(made.pixels) / made.unit
     made._connect(SIZE, 17)
@@ -298,6 +300,24 @@ def test_connections_are_measured(double_committee: list[Classifier], double_poo
         ]
         ratios.append((spreads[0] / spreads[1]).item())
     assert row["contraction_ratio"] == pytest.approx(float(np.mean(ratios)), rel=1e-5)
+
+
+def test_alpha_of_each_connection_is_its_own(
+    double_committee: list[Classifier], double_pool: Pool
+) -> None:
+    """A schedule of α accepted and ignored, or counted from the wrong block."""
+    connection = FixedAnchor(alpha=0.2, last_alpha=0.8)
+    recipe = replace(short("fadrm+"), connection=connection, schedule=Schedule(8, 3))
+    made = Recovery(recipe, double_committee, double_pool, [0, 2], Settings(4))
+    noise = torch.rand(made.pixels.shape, generator=torch.Generator().manual_seed(0))
+    real = double_pool.images.pixels(made.used[0]).double() / 255
+    for index in range(3):
+        before = made.pixels = noise.to(made.pixels) / made.unit
+        made.block = index + 1
+        made._connect(SIZE, 0)
+        alpha = 0.2 + 0.3 * index
+        blend = alpha * before * made.unit + (1 - alpha) * real
+        torch.testing.assert_close(made.pixels * made.unit, blend, rtol=0, atol=1e-7)
 
 
 def test_recipes_without_a_schedule_return_the_start(

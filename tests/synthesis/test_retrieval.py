@@ -212,6 +212,19 @@ def test_a_margin_keeps_the_current_anchor_while_it_is_nearly_as_good(pool: Pool
         assert wide.choose(pool, 2, queries, earlier, 16)[row] == best[row]
 
 
+def test_the_first_connection_may_keep_the_start(pool: Pool) -> None:
+    """The start kept for ever, or retrieved although it was to be kept."""
+    queries = features_near(pool, 4)
+    start = pool.members(2)[[5, 6, 7, 8]]
+    patient = RetrievedAnchor(first="start")
+    assert torch.equal(patient.choose(pool, 2, queries, start[None], 16), start)
+    later = torch.stack([start, start])
+    best = RetrievedAnchor().choose(pool, 2, queries, later, 16)
+    assert not torch.equal(best, start)
+    assert torch.equal(patient.choose(pool, 2, queries, later, 16), best)
+    assert torch.equal(patient.choose(pool, 2, queries, None, 16), best), "no start to keep"
+
+
 def test_few_candidates_are_those_of_medium_difficulty(pool: Pool) -> None:
     """Other images than the nearest to the median; a current anchor lost in spite of a margin."""
     queries = features_near(pool, 4)

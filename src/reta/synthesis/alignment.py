@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from reta.errors import UsageError
+from reta.models import Classifier
 from reta.runtime import random_generator
 from reta.synthesis.pool import Pool
 from reta.topology import diameters, persistence_images, topology_losses
@@ -36,6 +37,8 @@ class TopologyAlignment:
 
     Attributes:
         weight: λ_topo.
+        weight_of: whether it weighs the ``loss`` (the paper), or says how long the pixel
+            ``gradient`` of the topology term is, as a share of the main one on the same step.
         interval: T, steps between two applications; it is also applied at the end of each block.
         neighbours: k of the mutual k-NN graph.
         points: most points n_c of each side; of more images, the first are aligned.
@@ -54,6 +57,8 @@ class TopologyAlignment:
             few images per class a single sample is a matter of luck; more need a ``separate``
             graph, since one on the union belongs to one sample.
         spread: apply a T-th of the gradient at each of the T steps instead of all at once.
+        teachers: whose features are aligned: the ``first`` one's, or those of the teacher whose
+            ``turn`` it is.
     """
 
     weight: float = 0.5
@@ -72,6 +77,8 @@ class TopologyAlignment:
     real_points: Literal["sample", "anchors"] = "sample"
     draws: int = 1
     spread: bool = False
+    weight_of: Literal["loss", "gradient"] = "loss"
+    teachers: Literal["first", "turn"] = "first"
 
     def __post_init__(self) -> None:
         for name in ("interval", "neighbours", "points", "image_size", "bandwidth", "draws"):
@@ -91,6 +98,7 @@ class TopologyAlignment:
         count: int,
         seed: int,
         anchors: torch.Tensor | None = None,
+        teacher: Classifier | None = None,
     ) -> torch.Tensor:
         """Return ``(draws, classes, count, d)`` features of real images, the same at every step.
 
@@ -100,6 +108,7 @@ class TopologyAlignment:
             count: n_c, at most the number of images of the smallest class.
             seed: of the run.
             anchors: ``(ipc, classes)`` pool indices of the current anchors, if they come first.
+            teacher: whose features; by default those the pool keeps, of the first teacher.
         """
         draws = [
             torch.stack([self._sample(pool, label, seed, draw)[:count] for label in labels])
@@ -110,7 +119,13 @@ class TopologyAlignment:
                 first = own.unique()[:count]
                 rest = row[~torch.isin(row, first)]
                 row.copy_(torch.cat([first, rest])[:count])
-        return pool.features[torch.stack(draws)]
+        chosen = torch.stack(draws)
+        if teacher is None:
+            return pool.features[chosen]
+        pixels = pool.pixels(chosen.flatten()).to(teacher.mean.device)
+        with torch.no_grad():
+            found = torch.cat([teacher.features(part) for part in pixels.split(100)])
+        return found.view(*chosen.shape, -1)
 
     def _sample(self, pool: Pool, label: int, seed: int, draw: int) -> torch.Tensor:
         members = pool.members(label)

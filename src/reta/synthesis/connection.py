@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 import torch.nn.functional as F
 
 from reta.errors import UsageError
+from reta.synthesis.embedding import Embedding
 from reta.synthesis.pool import Pool
 
 
@@ -43,27 +44,58 @@ def check_share(name: str, value: float) -> None:
         raise UsageError(f"{name} is {value}; choose it in [0, 1]")
 
 
+def check_shares(connection: Connection) -> None:
+    """Raise UsageError unless α lies between 0 and 1 at every connection."""
+    check_share("connection.alpha", connection.alpha)
+    if connection.last_alpha is not None:
+        check_share("connection.last_alpha", connection.last_alpha)
+
+
+def share_at(first: float, last: float | None, index: int, count: int) -> float:
+    """Return α of a connection: constant, or on a straight line from the first to the last."""
+    if last is None or count < 2:
+        return first
+    return first + (last - first) * index / (count - 1)
+
+
 class Connection(Protocol):
     """Chooses, at each connection, the real image that is blended into each synthetic one."""
 
     @property
     def alpha(self) -> float:
-        """Weight of the synthetic image."""
+        """Weight of the synthetic image at the first connection."""
+        ...
+
+    @property
+    def last_alpha(self) -> float | None:
+        """Its weight at the last connection; None: the same at all."""
+        ...
+
+    @property
+    def embedding(self) -> Embedding:
+        """The space the queries lie in."""
         ...
 
     def choose(
-        self, pool: Pool, label: int, queries: torch.Tensor, used: torch.Tensor | None, size: int
+        self,
+        pool: Pool,
+        label: int,
+        queries: torch.Tensor,
+        used: torch.Tensor | None,
+        size: int,
+        keys: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Return pool indices ``(ipc,)`` of the anchors of one class.
 
         Args:
             pool: the real images.
             label: the class.
-            queries: ``(ipc, d)`` features of the synthetic images.
+            queries: ``(ipc, d)`` embeddings of the synthetic images.
             used: ``(blocks so far, ipc)`` pool indices of the start images and of all anchors
                 since, the last row the current ones; None if the start were no real images and
                 nothing was connected yet.
             size: resolution at which the anchors will be connected.
+            keys: ``(m, d)`` embeddings of the class's real images; the pool's features by default.
         """
         ...
 
@@ -74,15 +106,24 @@ class FixedAnchor:
 
     Attributes:
         alpha: weight of the synthetic image.
+        last_alpha: its weight at the last connection, if another; on a straight line in between.
     """
 
     alpha: float = 0.5
+    last_alpha: float | None = None
+    embedding: ClassVar[Embedding] = "features"
 
     def __post_init__(self) -> None:
-        check_share("connection.alpha", self.alpha)
+        check_shares(self)
 
     def choose(
-        self, pool: Pool, label: int, queries: torch.Tensor, used: torch.Tensor | None, size: int
+        self,
+        pool: Pool,
+        label: int,
+        queries: torch.Tensor,
+        used: torch.Tensor | None,
+        size: int,
+        keys: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Return the anchors unchanged."""
         if used is None:

@@ -18,7 +18,8 @@ from reta.models import Classifier
 from reta.progress import log, track, warn_once
 from reta.runtime import Stopwatch, random_generator
 from reta.synthesis.alignment import Target, TopologyAlignment
-from reta.synthesis.connection import fit_gap, resample, residual_connection
+from reta.synthesis.connection import fit_gap, resample, residual_connection, share_at
+from reta.synthesis.embedding import Embedding, embed, embed_class
 from reta.synthesis.engine import Recovered, Settings, Tensors, Work
 from reta.synthesis.matching import Scene, Turn, probe
 from reta.synthesis.pool import Pool
@@ -80,7 +81,7 @@ class Recovery:
         self.topology = recipe.topology if settings.ipc > 1 else None
         if recipe.topology and not self.topology:
             warn_once("one synthetic image per class has no topology: the PTA term is 0")
-        self._targets: dict[int, Target] = {}
+        self._targets: dict[tuple[int, int], Target] = {}
         self.steps: list[dict[str, float]] = []
         self.connections: list[dict[str, float]] = []
         self.frames = [self._frame()]
@@ -286,9 +287,15 @@ class Recovery:
             offer()
             gradient, row = self._fitting(partial(self._match, done + step, views[step]))
             if topology and topology.due(step, block.steps):
-                self.pull, aligned = self._fitting(self._align)
+                turn = self.matcher.asked(done + step)[0]
+                chosen = turn if topology.teachers == "turn" else 0
+                self.pull, aligned = self._fitting(partial(self._align, chosen))
                 row |= aligned
-                row["gradient_ratio"] = float(self.pull.norm() / gradient.norm().clamp(min=1e-12))
+                ratio = self.pull.norm() / gradient.norm().clamp(min=1e-12)
+                if topology.weight_of == "gradient":
+                    self.pull = self.pull * (topology.weight / ratio.clamp(min=1e-12))
+                    ratio = self.pull.norm() / gradient.norm().clamp(min=1e-12)
+                row["gradient_ratio"] = float(ratio)
             if self.pull is not None and topology:
                 if topology.spread:
                     gradient = gradient + self.pull / topology.interval
@@ -335,10 +342,13 @@ class Recovery:
         labels = self.targets[where[1]].repeat_interleave(len(images))
         return images.transpose(0, 1).flatten(0, 1).unsqueeze(0), labels
 
-    def _reach(self, pack: slice) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the pixels of a pack as a leaf, and φ of its images as they are."""
+    def _reach(
+        self, pack: slice, turn: int = 0, kind: Embedding = "features"
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the pixels of a pack as a leaf, and its images, as they are, as a teacher sees."""
         leaf = self.pixels.detach()[pack].requires_grad_()
-        return leaf, self.probes[0].teacher.features(self._shown(leaf).flatten(0, 1))
+        eyes = [probe.teacher for probe in self.probes[turn:]]
+        return leaf, embed(self._shown(leaf).flatten(0, 1), eyes, kind)
 
     def _by_class(self, parts: list[torch.Tensor]) -> torch.Tensor:
         """Return the features of all packs as ``(classes, ipc, d)``, without a graph."""
@@ -352,11 +362,13 @@ class Recovery:
         return features.view(ipc, classes, -1).transpose(0, 1)
 
     @torch.no_grad()
-    def _features(self) -> torch.Tensor:
+    def _features(self, turn: int = 0, kind: Embedding = "features") -> torch.Tensor:
         """Return φ of all images as they are, ``(classes, ipc, d)``."""
-        return self._fitting(lambda: self._by_class([self._reach(pack)[1] for pack in self.packs]))
+        return self._fitting(
+            lambda: self._by_class([self._reach(pack, turn, kind)[1] for pack in self.packs])
+        )
 
-    def _align(self) -> tuple[torch.Tensor, dict[str, Any]]:
+    def _align(self, turn: int = 0) -> tuple[torch.Tensor, dict[str, Any]]:
         """Return the pixel gradient of the topology term and its value.
 
         The gradient at the features is found first, for all images of a class together; each pack
@@ -365,23 +377,28 @@ class Recovery:
         topology = self.topology
         assert topology is not None
         # The graph of an only pack can wait; of several, each is made again when its turn comes.
-        kept = [self._reach(pack) for pack in self.packs] if len(self.packs) == 1 else []
-        features = self._by_class([reached for _, reached in kept]) if kept else self._features()
+        kept = [self._reach(pack, turn) for pack in self.packs] if len(self.packs) == 1 else []
+        seen = [reached for _, reached in kept]
+        features = self._by_class(seen) if kept else self._features(turn)
         at_features, total = torch.zeros_like(features), features.new_zeros(())
         for count, columns in self._point_groups(topology).items():
-            if count not in self._targets or topology.real_points == "anchors":
+            key = (turn, count)
+            if key not in self._targets or topology.real_points == "anchors":
                 labels = [self.labels[column] for column in columns]
                 anchors = self.used[-1][:, columns] if self.used else None
-                real = topology.real_features(self.pool, labels, count, self.settings.seed, anchors)
-                self._targets[count] = topology.target(real.to(features))
-            losses, gradient = topology.gradient(features[columns, :count], self._targets[count])
+                teacher = self.probes[turn].teacher if turn else None
+                real = topology.real_features(
+                    self.pool, labels, count, self.settings.seed, anchors, teacher
+                )
+                self._targets[key] = topology.target(real.to(features))
+            losses, gradient = topology.gradient(features[columns, :count], self._targets[key])
             at_features[columns, :count] = gradient
             total = total + losses.sum()
         pull = torch.zeros_like(self.pixels)
         for index, pack in enumerate(self.packs):
             if pack.start >= topology.points:
                 break  # beyond n_c no image is aligned
-            leaf, reached = kept[index] if kept else self._reach(pack)
+            leaf, reached = kept[index] if kept else self._reach(pack, turn)
             push = at_features.transpose(0, 1)[pack].flatten(0, 1)
             (pull[pack],) = torch.autograd.grad(reached, leaf, push)
         return pull, {"topology": total}
@@ -401,7 +418,8 @@ class Recovery:
         """Blend the chosen real images in, at the next block's resolution, and log what it did."""
         connection = self.recipe.connection
         assert connection is not None
-        queries = self._features()
+        kind, eyes = connection.embedding, [probe.teacher for probe in self.probes]
+        queries = self._features(kind=kind)
         columns = [
             connection.choose(
                 self.pool,
@@ -409,6 +427,7 @@ class Recovery:
                 queries[column],
                 torch.stack(self.used)[..., column] if self.used else None,
                 size,
+                embed_class(self.pool, label, eyes, kind),
             )
             for column, label in enumerate(self.labels)
         ]
@@ -420,7 +439,9 @@ class Recovery:
         before = self._features()  # at the new resolution, so that the ratio is the connection's
         images = self._shown(self.pixels)
         gap = float(fit_gap(images, patches))
-        connected = residual_connection(images, patches, connection.alpha)
+        count = self.recipe.schedule.connections if self.recipe.schedule else 1
+        alpha = share_at(connection.alpha, connection.last_alpha, self.block - 1, count)
+        connected = residual_connection(images, patches, alpha)
         self.pixels = connected[:, :, : len(self.unit)] / self.unit
         after = self._features()
         pairs = zip(before.cpu(), after.cpu(), strict=True)

@@ -12,12 +12,14 @@ from scipy.optimize import linear_sum_assignment
 
 from reta.errors import UsageError
 from reta.progress import warn_once
-from reta.synthesis.connection import check_share, resample
+from reta.synthesis.connection import check_share, check_shares, resample
 from reta.synthesis.coreset import medium_order
+from reta.synthesis.embedding import Embedding
 from reta.synthesis.pool import Pool
 
 ComplexityScale = Literal["minmax", "rank", "zscore", "raw"]
 Anchors = Literal["argmin", "distinct"]
+First = Literal["retrieved", "start"]
 
 
 def fit_complexity_score(
@@ -120,6 +122,10 @@ class RetrievedAnchor:
         margin: keep the current anchor unless another's J is lower by more than this.
         fresh: never blend in an image that was blended into the same synthetic one before, nor
             the one it started from.
+        last_alpha: α at the last connection, if another; on a straight line in between.
+        embedding: the space of q and z in Eq. 4; the paper's φ is ``features``.
+        first: ``retrieved``, or ``start``: the first connection keeps the start image, when the
+            synthetic one has hardly left it.
     """
 
     alpha: float = 0.5
@@ -130,9 +136,12 @@ class RetrievedAnchor:
     candidates: int | None = None
     margin: float = 0.0
     fresh: bool = False
+    last_alpha: float | None = None
+    embedding: Embedding = "features"
+    first: First = "retrieved"
 
     def __post_init__(self) -> None:
-        check_share("connection.alpha", self.alpha)
+        check_shares(self)
         check_share("connection.trade_off", self.trade_off)
         if self.candidates is not None and self.candidates < 1:
             raise UsageError(f"connection.candidates is {self.candidates}; it must be at least 1")
@@ -140,18 +149,31 @@ class RetrievedAnchor:
             raise UsageError(f"connection.margin is {self.margin}; it must not be negative")
         if self.fresh and self.margin:
             raise UsageError("connection.fresh changes every anchor, connection.margin keeps it")
-        for value, choices in ((self.anchors, Anchors), (self.complexity_scale, ComplexityScale)):
+        for value, choices in (
+            (self.anchors, Anchors),
+            (self.complexity_scale, ComplexityScale),
+            (self.embedding, Embedding),
+            (self.first, First),
+        ):
             if value not in get_args(choices):
                 raise UsageError(f"{value!r} is not one of {', '.join(get_args(choices))}")
 
     def choose(
-        self, pool: Pool, label: int, queries: torch.Tensor, used: torch.Tensor | None, size: int
+        self,
+        pool: Pool,
+        label: int,
+        queries: torch.Tensor,
+        used: torch.Tensor | None,
+        size: int,
+        keys: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Return pool indices ``(ipc,)``: o* = argmin J over the class, see `Connection`."""
+        if self.first == "start" and used is not None and len(used) == 1:
+            return used[0]
         complexity = class_complexity(pool, label, size, self.sigma)
         cost = fit_complexity_score(
             queries.double().cpu(),
-            pool.features[pool.members(label)].double(),
+            (pool.features[pool.members(label)] if keys is None else keys).double(),
             scale_complexity(complexity.double(), self.complexity_scale),
             self.trade_off,
         )  # (ipc, m)

@@ -1,0 +1,64 @@
+"""The spaces in which an anchor may be looked for."""
+
+from __future__ import annotations
+
+from typing import get_args
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from reta.models import Classifier
+from reta.synthesis.embedding import Embedding, embed, embed_class
+from reta.synthesis.pool import Pool
+from reta.synthesis.retrieval import RetrievedAnchor, fit_complexity_score
+
+
+@pytest.mark.parametrize("kind", get_args(Embedding))
+def test_real_and_synthetic_images_meet_in_one_space(
+    kind: Embedding, double_committee: list[Classifier], double_pool: Pool
+) -> None:
+    """Another normalisation, layer or order on the real side: an image must find itself."""
+    for label in range(4):
+        members = double_pool.members(label)
+        queries = embed(double_pool.pixels(members).double(), double_committee, kind)
+        keys = embed_class(double_pool, label, double_committee, kind)
+        torch.testing.assert_close(keys.double(), queries.detach(), rtol=1e-4, atol=1e-5)
+        chosen = RetrievedAnchor(trade_off=0.0).choose(
+            double_pool, label, queries.detach(), None, 16, keys
+        )
+        assert torch.equal(chosen, members)
+
+
+def test_a_committee_sees_the_mean_of_its_distances(
+    double_committee: list[Classifier], double_pool: Pool
+) -> None:
+    """A teacher with longer features that outvotes the others."""
+    images = double_pool.pixels(double_pool.members(1)).double()
+    together = embed(images, double_committee, "committee")
+    cost = fit_complexity_score(together, together, torch.zeros(len(images)), 0.0)
+    alone = [
+        torch.cdist(F.normalize(f, dim=1), F.normalize(f, dim=1)).square()
+        for f in (teacher.features(images) for teacher in double_committee)
+    ]
+    torch.testing.assert_close(cost, sum(alone) / len(alone), rtol=1e-6, atol=1e-6)
+
+
+def test_logits_are_the_head_of_the_features(
+    double_committee: list[Classifier], double_pool: Pool
+) -> None:
+    """Probabilities or features in their place."""
+    images = double_pool.pixels(double_pool.members(0)).double()
+    torch.testing.assert_close(
+        embed(images, double_committee, "logits"), double_committee[0](images)
+    )
+
+
+def test_pixels_are_cells_without_the_mean(
+    double_committee: list[Classifier], double_pool: Pool
+) -> None:
+    """Brightness alone would decide: a constant image must have no direction."""
+    teacher = double_committee[0]
+    flat = teacher.mean.expand(1, 3, 16, 16)
+    assert embed(flat, double_committee, "pixels").abs().max() < 1e-12
+    assert embed(flat, double_committee, "pixels").shape == (1, 3 * 64)
