@@ -7,13 +7,17 @@ from dataclasses import replace
 from reta.synthesis.alignment import TopologyAlignment
 from reta.synthesis.connection import FixedAnchor
 from reta.synthesis.cvdd import CommitteeVoting
+from reta.synthesis.delt import EarlyLate
 from reta.synthesis.dm import DistributionMatching
 from reta.synthesis.edc import ClasswiseMatching
 from reta.synthesis.gvbsm import GeneralizedMatching
+from reta.synthesis.matching import Matching
+from reta.synthesis.nrrdd import CriticalPatches, CriticalRegions
 from reta.synthesis.recipe import Recipe
 from reta.synthesis.retrieval import RetrievedAnchor
 from reta.synthesis.schedule import Schedule
-from reta.synthesis.start import Mosaic, Noise, RealImages
+from reta.synthesis.start import LargestErrors, Mosaic, Noise, RealImages
+from reta.synthesis.wmdd import BarycentreMatching
 
 random = Recipe("random real images", "the baseline no table should lack", RealImages("random"))
 medium = Recipe("the real images FADRM starts from, not optimised", "FADRM", RealImages("medium"))
@@ -25,6 +29,9 @@ herding = Recipe(
 )
 k_center = Recipe(
     "real images as far apart as can be", "greedy k-centre, ICLR 2018", RealImages("k-center")
+)
+el2n = Recipe(
+    "the real images the teacher is most wrong about", "EL2N, NeurIPS 2021", LargestErrors()
 )
 rded = Recipe("mosaics of the best recognised crops", "RDED, CVPR 2024", Mosaic())
 sre2l = Recipe(
@@ -56,6 +63,30 @@ edc = Recipe(
     Mosaic(),
     Schedule(steps=2000, connections=0, learning_rate=0.05),
     ClasswiseMatching(),
+)
+wmdd = Recipe(
+    "noise drawn to the Wasserstein barycentre of its class, with the class's statistics",
+    "WMDD, ICCV 2025",
+    Noise(),
+    Schedule(steps=2000, connections=0),
+    BarycentreMatching(),
+    committee="first",
+)
+delt = Recipe(
+    "real images optimised against one teacher, some from the start, others from later on",
+    "DELT, CVPR 2025",
+    RealImages("medium"),
+    EarlyLate(steps=4000, connections=0),
+    Matching(easy_first=True, shift=False, batch="class"),
+    committee="first",
+)
+nrr_dd = Recipe(
+    "mosaics whose critical regions stay, the rest optimised against one teacher",
+    "NRR-DD, CVPR 2025; a reading, no code was published",
+    CriticalPatches(),
+    Schedule(connections=0),
+    committee="first",
+    preserve=CriticalRegions(),
 )
 cv_dd = Recipe(
     "real images optimised against pairs of teachers at once, who vote with weights",
@@ -104,6 +135,7 @@ METHODS: dict[str, Recipe] = {
     "typical": typical,
     "herding": herding,
     "k-center": k_center,
+    "el2n": el2n,
     "rded": rded,
     "sre2l": sre2l,
     "fadrm": fadrm,
@@ -111,6 +143,9 @@ METHODS: dict[str, Recipe] = {
     "cv-dd": cv_dd,
     "g-vbsm": g_vbsm,
     "edc": edc,
+    "wmdd": wmdd,
+    "delt": delt,
+    "nrr-dd": nrr_dd,
     "reta-drc": reta_drc,
     "reta-pta": reta_pta,
     "reta": reta,

@@ -8,8 +8,10 @@ import numpy as np
 import torch
 
 from reta.data.images import DecodedImages
+from reta.models import Classifier
 from reta.synthesis.coreset import center_order, herding_order
 from reta.synthesis.pool import Pool
+from reta.synthesis.start import LargestErrors
 from small_world import CLASSES, PER_CLASS, SIZE
 
 
@@ -79,3 +81,17 @@ def test_each_next_centre_is_the_farthest_from_those_before(pool: Pool) -> None:
     for count in range(1, PER_CLASS):
         gap = distances[count:, :count].min(axis=1)
         assert gap[0] >= gap.max() - 1e-12
+
+
+def test_el2n_keeps_what_the_teacher_is_most_wrong_about(
+    pool: Pool, committee: list[Classifier]
+) -> None:
+    """‖softmax − one-hot‖₂ in numpy, from the images themselves; the smallest for the largest."""
+    chosen = LargestErrors()(pool, committee[0], [2], 4, 0).anchors
+    assert chosen is not None
+    members = pool.members(2)
+    logits = committee[0](pool.pixels(members)).detach().double().numpy()
+    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+    errors = powers / powers.sum(axis=1, keepdims=True) - np.eye(CLASSES)[2]
+    scores = dict(zip(members.tolist(), np.linalg.norm(errors, axis=1), strict=True))
+    assert chosen[:, 0].tolist() == sorted(scores, key=lambda i: -scores[i])[:4]

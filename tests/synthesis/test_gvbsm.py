@@ -10,7 +10,6 @@ import torch
 from torch import nn
 
 from plain import cross_entropy, inside
-from reta.checkpoint import Checkpoint, State
 from reta.interruption import Interrupted
 from reta.methods import METHODS
 from reta.models import Classifier
@@ -21,6 +20,7 @@ from reta.synthesis.loop import Recovery, Settings, recover
 from reta.synthesis.matching import Scene, Turn, probe
 from reta.synthesis.pool import Pool
 from small_world import CLASSES, PER_CLASS, SIZE
+from stopping import Stopping
 
 LABELS = torch.arange(2).repeat_interleave(3)
 
@@ -203,35 +203,7 @@ def test_patches_of_maps_that_are_no_multiple_are_resized() -> None:
     torch.testing.assert_close(patch_statistics(maps[2:], 1, 4)[0][0], mean[1])
 
 
-class Stopping(Checkpoint):
-    """Keeps the state in memory, and stops the work after some steps."""
-
-    def __init__(self, steps: int) -> None:
-        super().__init__()
-        self.steps, self.kept = steps, None
-
-    def load(self) -> State | None:
-        return self.kept
-
-    def keeping(self, state):
-        import contextlib
-
-        @contextlib.contextmanager
-        def block():
-            def offer() -> None:
-                self.steps -= 1
-                if self.steps < 0:
-                    found = state()
-                    tensors = {name: value.clone() for name, value in found.tensors.items()}
-                    self.kept = State(tensors, found.facts)
-                    raise Interrupted(15)
-
-            yield offer
-
-        return block()
-
-
-@pytest.mark.parametrize("method", ["g-vbsm", "edc", "cv-dd"])
+@pytest.mark.parametrize("method", ["g-vbsm", "edc", "cv-dd", "wmdd", "delt", "nrr-dd"])
 @pytest.mark.parametrize("after", [1, 4])
 def test_an_interrupted_block_ends_with_the_same_bytes(
     method: str, after: int, committee: list[Classifier], pool: Pool

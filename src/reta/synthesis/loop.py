@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 import torch
+import torch.nn.functional as F
 
 from reta.checkpoint import Checkpoint, State, optimiser_tensors, restore_optimiser
 from reta.data.augment import Views, random_views, render
@@ -77,6 +78,10 @@ class Recovery:
         beginning = recipe.start(pool, committee[0], self.labels, settings.ipc, settings.seed)
         self.used = [] if beginning.anchors is None else [beginning.anchors]
         self.pixels = beginning.images[:, :, :channels].to(device) / self.unit
+        self.free = None  # where pixels may change
+        if recipe.preserve:
+            images = beginning.images.to(device)
+            self.free = recipe.preserve.free(self.teachers[0], images, self.targets)
         self.at_once = max(1, settings.images_per_pass // len(self.labels))
         self.topology = recipe.topology if settings.ipc > 1 else None
         if recipe.topology and not self.topology:
@@ -301,7 +306,7 @@ class Recovery:
                     gradient = gradient + self.pull / topology.interval
                 else:
                     gradient, self.pull = gradient + self.pull, None
-            self.pixels.grad = gradient
+            self.pixels.grad = self._allowed(gradient)
             optimiser.param_groups[0]["lr"] = schedule.rate(done + step) * self.caution
             optimiser.step()
             with torch.no_grad():
@@ -328,6 +333,13 @@ class Recovery:
             news.append(new)
         self._news = news
         return gradient, {"loss": torch.cat(losses).mean(), "bn_gap": torch.cat(gaps).mean()}
+
+    def _allowed(self, gradient: torch.Tensor) -> torch.Tensor:
+        """Return the gradient where pixels may change, and 0 elsewhere."""
+        if self.free is None:
+            return gradient
+        free = F.interpolate(self.free.flatten(0, 1), gradient.shape[-2:], mode="nearest")
+        return gradient * free.view(*gradient.shape[:2], *free.shape[1:])
 
     def _active(self, step: int) -> int:
         """Return how many images of each class are optimised at a step: the first ones."""

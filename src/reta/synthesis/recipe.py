@@ -10,6 +10,7 @@ from reta.synthesis.connection import Connection
 from reta.synthesis.cvdd import Voting
 from reta.synthesis.engine import Engine
 from reta.synthesis.matching import Matching
+from reta.synthesis.nrrdd import CriticalRegions
 from reta.synthesis.schedule import Schedule
 from reta.synthesis.start import Start
 
@@ -26,6 +27,7 @@ class Recipe:
         objective: what the pixels are optimised against.
         connection: which real images are blended in between blocks, if any.
         topology: the topology term, if any.
+        preserve: which pixels stay as they were at the start, if any.
         committee: whether all teachers take turns or only the first one is used. Labels always
             come from the whole committee, so that methods differ in their images alone.
         votes: how the committee's logits become one label: their mean, unless asked otherwise.
@@ -40,6 +42,7 @@ class Recipe:
     objective: Matching = field(default_factory=Matching)
     connection: Connection | None = None
     topology: TopologyAlignment | None = None
+    preserve: CriticalRegions | None = None
     committee: Literal["all", "first"] = "all"
     votes: Voting = field(default_factory=Voting)
     engine: Engine | None = None

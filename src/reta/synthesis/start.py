@@ -69,6 +69,32 @@ class RealImages:
 
 
 @dataclass(frozen=True)
+class LargestErrors:
+    """The real images with the largest EL2N score, ‖p(x) − y‖₂.
+
+    Source: "Deep Learning on a Data Diet" (NeurIPS 2021), which keeps them because they are what
+    is still to be learned; of a few images per class they are the outliers. Ours: p is the first
+    teacher's, fully trained, where the paper averages networks early in training.
+    """
+
+    @torch.no_grad()
+    def __call__(
+        self, pool: Pool, teacher: Classifier, labels: Sequence[int], ipc: int, seed: int
+    ) -> Beginning:
+        """Return the ``ipc`` images of each class that the teacher is most wrong about."""
+        anchors = []
+        for label in labels:
+            members = pool.members(label)
+            logits = teacher.head(pool.features[members].to(teacher.mean)).cpu()
+            errors = logits.softmax(dim=1)
+            errors[:, label] -= 1
+            order = errors.norm(dim=1).argsort(descending=True, stable=True)
+            anchors.append(pick(members[order], ipc, label))
+        indices = torch.stack(anchors, dim=1)
+        return Beginning(pool.pixels(indices), indices)
+
+
+@dataclass(frozen=True)
 class Noise:
     """Gaussian noise with the mean and spread of the data, as SRe2L starts."""
 
@@ -111,6 +137,15 @@ class Mosaic:
         mosaics = [self._mosaics(pool, teacher, label, ipc, factor, seed) for label in labels]
         return Beginning(torch.stack(mosaics, dim=1), None)
 
+    def judge(
+        self, teacher: Classifier, crops: torch.Tensor, label: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return what decides between crops of an image, and between images; less is better."""
+        parts = crops.split(images_per_pass(crops.shape[-1]))
+        logits = torch.cat([teacher(part.to(teacher.mean.device)).cpu() for part in parts])
+        loss = F.cross_entropy(logits, torch.full((len(logits),), label), reduction="none")
+        return loss, loss
+
     @torch.no_grad()
     def _mosaics(
         self, pool: Pool, teacher: Classifier, label: int, ipc: int, factor: int, seed: int
@@ -124,17 +159,15 @@ class Mosaic:
             rng, len(chosen) * self.crops, size, ratio=(1, 1), flip=False, out_size=side
         )
         crops = render(pool.pixels(chosen).repeat_interleave(self.crops, dim=0), views, side)
-        device = teacher.mean.device
         # RDED judges a crop at its final scale, on black where its neighbours will be.
         padded = F.pad(crops, [(size - side) // 2, -(-(size - side) // 2)] * 2)
-        logits = torch.cat(
-            [teacher(part.to(device)).cpu() for part in padded.split(images_per_pass(size))]
+        within, between = (
+            value.view(-1, self.crops) for value in self.judge(teacher, padded, label)
         )
-        target = torch.full((len(logits),), label)
-        loss = F.cross_entropy(logits, target, reduction="none").view(-1, self.crops)
-        best = loss.min(dim=1)
-        order = pick(best.values.argsort(stable=True), ipc * factor**2, label)
-        kept = crops.view(-1, self.crops, *crops.shape[1:])[order, best.indices[order]]
+        best = within.argmin(dim=1)
+        values = between.gather(1, best[:, None]).flatten()
+        order = pick(values.argsort(stable=True), ipc * factor**2, label)
+        kept = crops.view(-1, self.crops, *crops.shape[1:])[order, best[order]]
         grid = kept.view(ipc, factor, factor, 3, side, side)
         image = grid.permute(0, 3, 1, 4, 2, 5).reshape(ipc, 3, factor * side, factor * side)
         return F.pad(image, [0, size - factor * side] * 2, mode="replicate")
