@@ -1,0 +1,256 @@
+"""Put every method beside the others under one protocol, at CPU scale; fill in docs/methods.md.
+
+    python benchmarks/methods.py FOLDER                all methods; FOLDER holds CIFAR-100
+    python benchmarks/methods.py FOLDER edc dm         some of them: their rows are made anew
+    python benchmarks/methods.py                       only the tables of docs/methods.md
+
+The first ten classes of CIFAR-100, two images of each, the same number of steps for every method,
+three distillation seeds. Each method is a `reta compare` in a process of its own, so that its peak
+memory is its own; all share teachers and pool in runs/methods. Interrupted, the same command goes
+on. Numbers are kept in results/methods-cifar100-first10-ipc2.json, by method.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+from reta.comparison import compare
+from reta.config import Config
+from reta.evaluation.uncertainty import paired_difference
+from reta.executor import Serial
+from reta.methods import METHODS
+from reta.pipeline import keep_config
+from reta.preparation import open_data, prepare
+from reta.reporting.published import published
+from reta.storage import RunFolder, read_json
+from reta.synthesis.recipe import Recipe
+
+ROOT = Path(__file__).parents[1]
+NAME = "methods-cifar100-first10-ipc2"
+RESULT = ROOT / "results" / f"{NAME}.json"
+PAGE = ROOT / "docs" / "methods.md"
+BASELINE = "random"
+SEEDS = 3
+SETTINGS: dict[str, Any] = {
+    "ipc": 2,
+    "classes": 10,
+    "per_class": 100,
+    "teacher_epochs": 10,
+    "steps": 60,
+    "label_epochs": 40,
+    "students": 1,
+}
+PAPER = [  # settings of papers' tables; nothing here is measured at one of them
+    ("CIFAR-100", {"data": "cifar100", "classes": 100, "image_size": 32}),
+    ("Tiny-ImageNet", {"data": "tiny-imagenet", "classes": 200, "image_size": 64}),
+    ("ImageNet-1K", {"data": "imagenet", "classes": 1000, "image_size": 224}),
+]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where things lie."""
+
+    data: str
+    out: Path
+
+    @property
+    def config(self) -> Config:
+        """What all methods share."""
+        return Config(self.data, **SETTINGS)
+
+
+def make_ready(place: Place) -> None:
+    """Train the teachers and look at the real images, once for all methods."""
+    config, folder = place.config, RunFolder(place.out)
+    executor = Serial()
+    with folder.locked():
+        source = open_data(config)
+        keep_config(folder, config, source)
+        prepare(config, source, folder, executor.device("auto"), executor)
+
+
+def measure(place: Place, method: str) -> dict[str, Any]:
+    """Return the row of one method."""
+    command = f"python benchmarks/methods.py cifar100 {method}"
+    made = compare(place.config, [method], place.out, seeds=SEEDS, command=command)
+    runs = made["runs"][method]
+    metrics = [read_json(place.out / name / "metrics.json") for name in runs]
+    manifest = RunFolder(place.out / runs[0]).manifest()
+    words = ["git", "rev-parse", "--short", "HEAD"]
+    commit = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True)
+    return {
+        "accuracy": [[one["last"] for one in metric["students"]] for metric in metrics],
+        "kappa": [metric["kappa_mean"] for metric in metrics],
+        "seconds_per_image": [metric["seconds_per_image"] for metric in metrics],
+        "peak_memory": max(metric["peak_memory"] for metric in metrics),
+        "teacher_accuracy": made["teacher_accuracy"],
+        "hardware": manifest["hardware"],
+        "commit": commit.stdout.strip(),
+    }
+
+
+def keep(method: str, row: dict[str, Any]) -> None:
+    """Write the row of a method beside those of the others."""
+    kept = read_json(RESULT) if RESULT.exists() else {}
+    rows = kept.get("methods", {})
+    for other, known in rows.items():
+        if known["teacher_accuracy"] != row["teacher_accuracy"]:
+            raise SystemExit(
+                f"{other} was measured with other teachers {known['teacher_accuracy']}; measure "
+                f"all methods anew: remove {RESULT}"
+            )
+    text = {"settings": SETTINGS, "seeds": SEEDS, "methods": {**rows, method: row}}
+    RESULT.parent.mkdir(exist_ok=True)
+    RESULT.write_text(json.dumps(text, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+# --- the tables -----------------------------------------------------------------------------------
+
+
+def idea(recipe: Recipe) -> str:
+    """Return a link to the module that states the method's equations."""
+    plain = Recipe("", "", recipe.start)
+    parts = (
+        recipe.engine,
+        recipe.preserve,
+        recipe.topology,
+        recipe.connection,
+        None if type(recipe.objective) is type(plain.objective) else recipe.objective,
+        None if type(recipe.schedule).__name__ in ("Schedule", "NoneType") else recipe.schedule,
+        recipe.objective if recipe.schedule else recipe.start,
+    )
+    carrier = next(part for part in parts if part is not None)
+    path = Path(sys.modules[type(carrier).__module__].__file__ or "").relative_to(ROOT / "src")
+    return f"[`{path.name}`](../src/{path.as_posix()})"
+
+
+def needs(recipe: Recipe) -> str:
+    """Return what a method needs, in words."""
+    found = []
+    if recipe.engine is None and recipe.schedule is not None:
+        found.append("first teacher" if recipe.committee == "first" else "committee")
+    elif recipe.engine is None:
+        found.append("no optimisation")
+    else:
+        found.append("an engine of its own")
+    own = type(recipe.objective).__name__
+    if own in ("GeneralizedMatching", "ClasswiseMatching", "BarycentreMatching"):
+        found.append("a pass over real images")
+    if own == "BarycentreMatching":
+        found.append("POT")
+    start = type(recipe.start).__name__
+    found.append("no real image" if start == "Noise" else "real images")
+    return ", ".join(found)
+
+
+def own_table() -> str:
+    """Return the table of what was measured here."""
+    kept = read_json(RESULT)
+    rows = kept["methods"]
+    lines = [
+        "| method | idea | equations | needs | accuracy, % | vs random [95 %] | κ | s/image | "
+        "memory, MB |",
+        "|---|---|---|---|---:|---:|---:|---:|---:|",
+    ]
+    for method, recipe in METHODS.items():
+        said = f"| `{method}` | {recipe.summary} | {idea(recipe)} | {needs(recipe)} |"
+        row = rows.get(method)
+        lines.append(said + (_numbers(rows, row, method) if row else " – | – | – | – | – |"))
+    taught = ", ".join(
+        f"{name} {100 * value:.1f} %" for name, value in rows[BASELINE]["teacher_accuracy"].items()
+    )
+    settings = ", ".join(f"{name} {value}" for name, value in kept["settings"].items())
+    facts = rows[BASELINE]["hardware"]
+    return "\n".join(
+        [
+            *lines,
+            "",
+            f"CIFAR-100, first ten classes; {settings}; {kept['seeds']} distillation seeds; "
+            f"teachers {taught}; student convnet3, last epoch; ± is over seeds. {facts['cpu']}, "
+            f"{facts['threads']} thread(s), torch {facts['torch']}; the machine was shared, so "
+            "seconds are upper bounds. Memory is the peak of a process that does this method "
+            "alone, libraries and images included.",
+        ]
+    )
+
+
+def _numbers(rows: dict[str, Any], row: dict[str, Any], method: str) -> str:
+    seeds = [100 * mean(own) for own in row["accuracy"]]
+    gap = None if method == BASELINE else paired_difference(
+        row["accuracy"], rows[BASELINE]["accuracy"]
+    )  # fmt: skip
+    versus = "–"
+    if gap:
+        low, high = (100 * value for value in (gap.t_low, gap.t_high))
+        versus = f"{100 * gap.mean:+.1f} [{low:+.1f}, {high:+.1f}]"
+    return (
+        f" {mean(seeds):.1f} ± {stdev(seeds):.1f} | {versus} | {mean(row['kappa']):.3f} | "
+        f"{mean(row['seconds_per_image']):.2f} | {row['peak_memory'] / 2**20:.0f} |"
+    )
+
+
+def published_table() -> str:
+    """Return what papers report for ResNet-18, by method."""
+    head = [f"{name} {ipc}" for name, _ in PAPER for ipc in (1, 10, 50)]
+    lines = [f"| method | {' | '.join(head)} | source |", "|---" * (len(head) + 2) + "|"]
+    for method in METHODS:
+        cells, sources = [], []
+        for _, setting in PAPER:
+            for ipc in (1, 10, 50):
+                found = published(method, "accuracy", ipc=ipc, student="resnet18", **setting)
+                cells.append(f"{100 * found['value']:.1f}" if found else "–")
+                sources += [found["source"]] if found else []
+        if sources:
+            named = "; ".join(dict.fromkeys(sources))
+            lines.append(f"| `{method}` | {' | '.join(cells)} | {named} |")
+    return "\n".join(lines)
+
+
+def fill() -> None:
+    """Put the tables into the page."""
+    text = PAGE.read_text(encoding="utf-8")
+    for name, table in (("methods", own_table), ("published", published_table)):
+        begin, end = f"<!-- table: {name} -->", "<!-- end -->"
+        before, _, rest = text.partition(begin)
+        _, _, after = rest.partition(end)
+        text = f"{before}{begin}\n{table()}\n{end}{after}"
+    PAGE.write_text(text, encoding="utf-8")
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    """Measure what is asked for, each method in a process of its own, and fill in the page."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("data", nargs="?", help="where CIFAR-100 lies")
+    parser.add_argument("methods", nargs="*", help="names of `reta methods`; all by default")
+    parser.add_argument("--out", type=Path, default=ROOT / "runs" / NAME)
+    parser.add_argument("--alone", action="store_true", help=argparse.SUPPRESS)
+    asked = parser.parse_args(words)
+    if asked.data is None:
+        fill()
+        return
+    place = Place(asked.data, asked.out)
+    if asked.alone:
+        (method,) = asked.methods
+        keep(method, measure(place, method))
+        return
+    make_ready(place)
+    for method in asked.methods or METHODS:
+        print(method, flush=True)
+        itself = [sys.executable, __file__, asked.data, method, "--alone", "--out", str(asked.out)]
+        subprocess.run(itself, check=True)
+    fill()
+
+
+if __name__ == "__main__":
+    main()
