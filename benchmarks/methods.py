@@ -4,10 +4,10 @@
     python benchmarks/methods.py FOLDER edc dm         some of them: their rows are made anew
     python benchmarks/methods.py                       only the tables of docs/methods.md
 
-The first ten classes of CIFAR-100, two images of each, the same number of steps for every method,
+The first ten classes of CIFAR-100 at 16 px, two images of each, as many steps for every method,
 three distillation seeds. Each method is a `reta compare` in a process of its own, so that its peak
 memory is its own; all share teachers and pool in runs/methods. Interrupted, the same command goes
-on. Numbers are kept in results/methods-cifar100-first10-ipc2.json, by method.
+on. Numbers are kept in results/methods-cifar100-first10-16px-ipc2.json, by method.
 """
 
 from __future__ import annotations
@@ -34,12 +34,13 @@ from reta.storage import RunFolder, read_json
 from reta.synthesis.recipe import Recipe
 
 ROOT = Path(__file__).parents[1]
-NAME = "methods-cifar100-first10-ipc2"
+NAME = "methods-cifar100-first10-16px-ipc2"
 RESULT = ROOT / "results" / f"{NAME}.json"
 PAGE = ROOT / "docs" / "methods.md"
 BASELINE = "random"
 SEEDS = 3
 SETTINGS: dict[str, Any] = {
+    "image_size": 16,
     "ipc": 2,
     "classes": 10,
     "per_class": 100,

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -21,7 +23,7 @@ from reta.protocols import PRESETS, Regime
 from reta.storage import RunFolder
 from reta.students import evaluate, train
 from reta.tensors import read_tensors
-from reta.training import Protocol, fit, train_student
+from reta.training import Protocol, fit, student_loss, train_student
 from small_world import make_images
 
 TINY = Config(
@@ -114,6 +116,44 @@ def test_accuracies_are_means_over_students(folder: Path) -> None:
     assert figures["best_mean"] == pytest.approx(mean(best))
     assert figures["best_std"] == pytest.approx(stdev(best))
     assert json.loads((folder / "metrics.json").read_text()) == metrics
+
+
+def test_own_is_what_the_authors_of_the_method_do() -> None:
+    """EDC's loss for another method, or another's where nobody asked for it."""
+    edc = replace(TINY, method="edc")
+    own = Regime("own").training(edc)
+    assert (own.loss, own.hard_weight, own.ema, own.stretch) == ("mse", 0.025, 0.99, 2.0)
+    assert Regime("own", learning_rate=0.1).training(edc).learning_rate == 0.1
+    assert Regime().training(edc) == Regime().training(TINY)
+    assert Regime("own").training(TINY) == Regime().training(TINY)
+    assert Regime("own").word == "own"
+
+
+def test_soft_and_hard_labels_side_by_side(folder: Path) -> None:
+    """MSE over all logits plus the weighted cross-entropy with the CutMix mixture, in numpy."""
+    data = load(folder, temperature=None)
+    kinds = [data.batches(0, torch.device("cpu"), kind) for kind in ("both", "soft", "hard")]
+    logits = torch.randn(100, 3, generator=torch.Generator().manual_seed(0))
+    loss = student_loss(Protocol(3, loss="mse", hard_weight=0.25))
+    for batches in zip(*kinds, strict=True):
+        for (views, targets), (same, said), (_, known) in zip(*batches, strict=True):
+            assert torch.equal(views, same)
+            assert torch.equal(targets, torch.cat([said, known], dim=1))
+            own = logits[: len(views)].double().numpy()
+            log_sum = np.log(np.exp(own).sum(axis=1, keepdims=True))
+            entropy = -(known.numpy() * (own - log_sum)).sum(axis=1).mean()
+            expected = ((own - said.numpy()) ** 2).mean() + 0.25 * entropy
+            assert loss(logits[: len(views)], targets).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_student_is_trained_the_methods_way(tmp_path: Path) -> None:
+    """The protocol is kept with the student, apart from others, and its name is shown."""
+    quick = replace(TINY, method="edc", steps=2)
+    run = distill(quick, tmp_path / "run")
+    metrics = train(run, students=1, regime=Regime("own"))
+    assert metrics["protocol"]["title"] == "the method's own protocol"
+    assert (metrics["protocol"]["loss"], metrics["protocol"]["ema"]) == ("mse", 0.99)
+    assert (run / "students/convnet3-own-0.safetensors").exists()
 
 
 def test_fadrm_is_the_best_preset_and_says_so(folder: Path) -> None:

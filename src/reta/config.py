@@ -17,7 +17,7 @@ import yaml
 from reta.errors import UsageError, unknown
 
 Effort = Literal["smoke", "small", "paper"]
-ProtocolName = Literal["default", "fadrm"]
+ProtocolName = Literal["default", "fadrm", "own"]
 LabelKind = Literal["soft", "hard"]
 
 T = TypeVar("T")
@@ -69,7 +69,8 @@ class Config:
         label_top: logits of each view kept by topk; a tenth of the classes by default.
         student: architecture of the students.
         students: how many students are trained, with different seeds.
-        protocol: default, or fadrm: the best of four presets on test images.
+        protocol: default; fadrm: the best of four presets on test images; own: as the authors of
+            the method train students, default where they have no other way.
         labels: what students learn from: the committee's soft labels, or hard ones.
         learning_rate: of the students, not of the pixels; not of protocol fadrm.
         stretch: η of the students' cosine; at 2 it ends at half the rate; not of protocol fadrm.

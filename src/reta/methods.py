@@ -13,7 +13,7 @@ from reta.synthesis.edc import ClasswiseMatching
 from reta.synthesis.gvbsm import GeneralizedMatching
 from reta.synthesis.matching import Matching
 from reta.synthesis.nrrdd import CriticalPatches, CriticalRegions
-from reta.synthesis.recipe import Recipe
+from reta.synthesis.recipe import OwnTraining, Recipe
 from reta.synthesis.retrieval import RetrievedAnchor
 from reta.synthesis.schedule import Schedule
 from reta.synthesis.start import LargestErrors, Mosaic, Noise, RealImages
@@ -40,6 +40,7 @@ sre2l = Recipe(
     Noise(),
     Schedule(steps=4000, connections=0),
     committee="first",
+    training=OwnTraining(),
 )
 fadrm = Recipe(
     "real images optimised against one teacher, each blended with itself between blocks",
@@ -56,6 +57,7 @@ g_vbsm = Recipe(
     Noise(),
     Schedule(steps=4000, connections=0, learning_rate=0.05),
     GeneralizedMatching(),
+    training=OwnTraining(loss="mse", hard_weight=0.1),
 )
 edc = Recipe(
     "mosaics optimised as in G-VBSM, also against the statistics of their classes",
@@ -63,6 +65,7 @@ edc = Recipe(
     Mosaic(),
     Schedule(steps=2000, connections=0, learning_rate=0.05),
     ClasswiseMatching(),
+    training=OwnTraining(stretch=2.0, loss="mse", hard_weight=0.025, ema=0.99),
 )
 wmdd = Recipe(
     "noise drawn to the Wasserstein barycentre of its class, with the class's statistics",
@@ -71,6 +74,7 @@ wmdd = Recipe(
     Schedule(steps=2000, connections=0),
     BarycentreMatching(),
     committee="first",
+    training=OwnTraining(),
 )
 delt = Recipe(
     "real images optimised against one teacher, some from the start, others from later on",

@@ -38,8 +38,10 @@ class Protocol:
         weight_decay: of weights with more than one axis; biases and norms are spared.
         stretch: η, the cosine runs over η times the epochs; at 2 it ends at half the rate.
         temperature: T of the soft labels.
-        labels: soft: the committee's, by KL divergence at T; hard: the class of the image and of
-            its CutMix partner, by cross-entropy.
+        labels: soft: the committee's; hard: the class of the image and of its CutMix partner, by
+            cross-entropy.
+        loss: of soft labels: the KL divergence at T, or the mean squared error of the logits.
+        hard_weight: weight of the hard labels' cross-entropy beside the soft labels.
         checks: when test accuracy is measured: after each fifth of the epochs; or, as FADRM does,
             after every tenth epoch of the last fifth; and after the last epoch.
         smoothing: share of hard labels that is spread over all classes.
@@ -52,6 +54,8 @@ class Protocol:
     stretch: float = 1.0
     temperature: float = 20.0
     labels: Literal["soft", "hard"] = "soft"
+    loss: Literal["kl", "mse"] = "kl"
+    hard_weight: float = 0.0
     checks: Literal["fifths", "end"] = "fifths"
     smoothing: float = 0.0
     ema: float = 0.0
@@ -104,6 +108,21 @@ def soft_loss(temperature: float) -> Loss:
         return F.kl_div(student, teacher, reduction="batchmean", log_target=True)
 
     return loss
+
+
+def student_loss(protocol: Protocol) -> Loss:
+    """Return what a student is trained with; soft and hard labels lie side by side if both are."""
+    if protocol.labels == "hard":
+        return F.cross_entropy
+    soft = F.mse_loss if protocol.loss == "mse" else soft_loss(protocol.temperature)
+    if not protocol.hard_weight:
+        return soft
+
+    def both(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        said, known = targets.chunk(2, dim=1)
+        return soft(logits, said) + protocol.hard_weight * F.cross_entropy(logits, known)
+
+    return both
 
 
 def fit(
@@ -442,10 +461,11 @@ def train_student(
     Hard and soft labels come with the same views in the same batches.
     """
     progress, after_epoch = watch(model, test, protocol)
+    both = protocol.labels == "soft" and protocol.hard_weight > 0
     fit(
         model,
-        lambda epoch: data.batches(epoch, model.mean.device, protocol.labels),
-        F.cross_entropy if protocol.labels == "hard" else soft_loss(protocol.temperature),
+        lambda epoch: data.batches(epoch, model.mean.device, "both" if both else protocol.labels),
+        student_loss(protocol),
         protocol,
         after_epoch,
         f"student {model.name}, seed {seed}",

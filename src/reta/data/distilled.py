@@ -130,15 +130,16 @@ class DistilledSet(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         return committee_logits(teachers, views, [part.stop - part.start for part in parts])
 
     def batches(
-        self, epoch: int, device: torch.device, kind: Literal["soft", "hard"] = "soft"
+        self, epoch: int, device: torch.device, kind: Literal["soft", "hard", "both"] = "soft"
     ) -> Iterator[list[MicroBatch]]:
         """Yield the batches of an epoch, each as micro-batches of views and targets.
 
         Args:
             epoch: beyond the last stored one, the stored ones come again.
             device: for views and targets.
-            kind: what the targets ``(m, classes)`` are: teacher logits (soft), or the classes of
-                the image and of its CutMix partner as probabilities (hard).
+            kind: what the targets ``(m, classes)`` are: teacher logits (soft), the classes of the
+                image and of its CutMix partner as probabilities (hard), or both side by side,
+                ``(m, 2·classes)``.
         """
         shard, number = self._stored[epoch % self.stored_epochs]
         shown, images = shard.epoch(number), self._on(device)
@@ -150,12 +151,15 @@ class DistilledSet(Dataset[tuple[torch.Tensor, torch.Tensor]]):
             whole = slice(some[0][0].start, some[-1][-1].stop)
             positions = torch.arange(whole.start, whole.stop)
             views = shown.render(images, positions)
-            if kind == "hard":
-                targets = shown.hard_targets(self.labels, positions, classes, size).to(device)
-            elif self._teachers:
-                targets = self._ask(views, [part for batch in some for part in batch])
-            else:
-                targets = shard.decode(number, whole).to(device)
+            kinds = []
+            if kind != "hard" and self._teachers:
+                kinds.append(self._ask(views, [part for batch in some for part in batch]))
+            elif kind != "hard":
+                kinds.append(shard.decode(number, whole).to(device))
+            if kind != "soft":
+                hard = shown.hard_targets(self.labels, positions, classes, size)
+                kinds.append(hard.to(device))
+            targets = torch.cat(kinds, dim=1)
             for batch in some:
                 own = [slice(part.start - whole.start, part.stop - whole.start) for part in batch]
                 yield [(views[part], targets[part]) for part in own]

@@ -16,6 +16,25 @@ from reta.synthesis.start import Start
 
 
 @dataclass(frozen=True)
+class OwnTraining:
+    """How the authors of a method train students, where they do not as FADRM does.
+
+    Attributes:
+        learning_rate: of AdamW.
+        stretch: η, the cosine runs over η times the epochs.
+        loss: of soft labels, see `reta.training.Protocol`.
+        hard_weight: weight of the cross-entropy beside it.
+        ema: decay of the running mean of the weights that is measured in their place.
+    """
+
+    learning_rate: float = 1e-3
+    stretch: float = 1.0
+    loss: Literal["kl", "mse"] = "kl"
+    hard_weight: float = 0.0
+    ema: float = 0.0
+
+
+@dataclass(frozen=True)
 class Recipe:
     """A distillation method.
 
@@ -31,6 +50,8 @@ class Recipe:
         committee: whether all teachers take turns or only the first one is used. Labels always
             come from the whole committee, so that methods differ in their images alone.
         votes: how the committee's logits become one label: their mean, unless asked otherwise.
+        training: how its authors train students; asked for by ``--protocol own`` only, because
+            methods are compared under one protocol.
         engine: makes the images instead of the decoupled loop, for a method that is none of its
             variations; of the other parts it uses the start alone.
     """
@@ -45,6 +66,7 @@ class Recipe:
     preserve: CriticalRegions | None = None
     committee: Literal["all", "first"] = "all"
     votes: Voting = field(default_factory=Voting)
+    training: OwnTraining | None = None
     engine: Engine | None = None
 
     @property
