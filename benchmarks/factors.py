@@ -25,6 +25,7 @@ from statistics import mean
 from typing import Any
 
 import numpy as np
+from causes import causes, world
 
 from reta.bench.measure import commit
 from reta.comparison import compare
@@ -41,30 +42,40 @@ BASELINES = ("random", "medium", "fadrm", BASELINE)
 GROUPS: dict[str, tuple[str, ...]] = {
     "baselines": BASELINES,
     "methods": ("reta-drc", "reta-pta", "reta", "reta-distinct"),
+    # Which anchor.
     "retrieval": (
         "reta-drc",
         "reta-drc connection.trade_off=0",
-        "reta-drc connection.trade_off=0.5",
         "reta-drc connection.trade_off=1",
-        "reta-drc connection.complexity_scale=rank",
-        "reta-drc connection.complexity_scale=raw",
         "reta-drc connection.margin=0.1",
         "reta-drc connection.fresh=true",
-        "reta-drc connection.candidates=30",
+        "reta-drc connection.first=start",
     ),
-    "distinct": (
+    "retrieval-more": (
+        "reta-drc connection.trade_off=0.5",
+        "reta-drc connection.complexity_scale=rank",
+        "reta-drc connection.complexity_scale=raw",
+        "reta-drc connection.candidates=30",
+        "reta-drc connection.embedding=logits",
+        "reta-drc connection.embedding=committee",
+        "reta-drc connection.embedding=pixels",
         "reta-drc connection.anchors=distinct",
         "reta-drc connection.anchors=distinct connection.fresh=true",
     ),
+    # How much of it, and how often.
     "blending": (
         "fadrm+ connection.alpha=0.7",
-        "fadrm+ connection.alpha=0.9",
         "reta-drc connection.alpha=0.7",
-        "reta-drc connection.alpha=0.9",
-        "fadrm+ schedule.connections=1",
-        "reta-drc schedule.connections=1",
         "fadrm+ schedule.connections=7",
         "reta-drc schedule.connections=7",
+    ),
+    "blending-more": (
+        "fadrm+ connection.alpha=0.9",
+        "reta-drc connection.alpha=0.9",
+        "fadrm+ connection.last_alpha=0.9",
+        "reta-drc connection.last_alpha=0.9",
+        "fadrm+ schedule.connections=1",
+        "reta-drc schedule.connections=1",
     ),
     "start": (
         "fadrm+ start.order=random",
@@ -72,30 +83,23 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "fadrm+ start.order=typical",
         "reta-drc start.order=typical",
     ),
-    "embedding": (
-        "reta-drc connection.embedding=logits",
-        "reta-drc connection.embedding=committee",
-        "reta-drc connection.embedding=pixels",
-        "reta-drc connection.first=start",
-        "fadrm+ connection.last_alpha=0.9",
-        "reta-drc connection.last_alpha=0.9",
-    ),
     "topology": (
-        "reta-pta",
-        "reta-pta topology.weight=0.05",
         "reta-pta topology.weight=3",
-        "reta-pta topology.graph=separate",
+        "reta-pta topology.weight_of=gradient topology.weight=0.3",
+        "reta-pta topology.weight_of=gradient topology.weight=1",
         "reta-pta topology.graph=separate topology.draws=16",
+    ),
+    "topology-more": (
+        "reta-pta topology.weight=0.05",
+        "reta-pta topology.graph=separate",
         "reta-pta topology.loop_weight=0",
         "reta-pta topology.spread=true",
         "reta-pta topology.interval=5",
         "reta-pta topology.normalize=false",
         "reta-pta topology.point_weight=one",
         "reta-pta topology.essential=drop",
-        "reta-pta topology.weight_of=gradient topology.weight=0.1",
-        "reta-pta topology.weight_of=gradient topology.weight=0.3",
-        "reta-pta topology.weight_of=gradient topology.weight=1",
         "reta-pta topology.teachers=turn",
+        "reta-pta topology.real_points=anchors",
     ),
 }
 
@@ -194,8 +198,9 @@ def run(name: str, setting: Setting, groups: list[str], seeds: int, out: Path) -
     rows = list(dict.fromkeys(row for group in groups for row in GROUPS[group]))
     folder = out / name
     result = compare(config, rows, folder, seeds=seeds, baseline=rows[0])
+    real = world(config, teachers)
     for row, runs in result["runs"].items():
-        kept[row] = [figures(folder / one) for one in runs]
+        kept[row] = [figures(folder / one) | causes(folder / one, real) for one in runs]
     manifest = RunFolder(folder / result["runs"][rows[0]][0]).manifest()
     return {
         "setting": name,
