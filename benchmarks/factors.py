@@ -3,6 +3,7 @@
     python benchmarks/factors.py --plan                     what would be done, and its cost
     python benchmarks/factors.py --data cifar100=FOLDER …   everything, some hours on a CPU
     python benchmarks/factors.py cifar100-ipc1 --groups retrieval
+    python benchmarks/factors.py paper-cifar100-ipc10 --groups paper --seeds 1     on a GPU
     python benchmarks/factors.py --smoke                    everything in miniature
 
 A *setting* is a data set at some images per class; a *group* is a list of rows that answer one
@@ -29,7 +30,7 @@ from causes import causes, world
 
 from reta.bench.measure import commit
 from reta.comparison import compare
-from reta.config import Config
+from reta.config import Config, preset
 from reta.pipeline import squeeze
 from reta.progress import show_progress
 from reta.storage import RunFolder, read_json
@@ -41,6 +42,7 @@ BASELINE = "fadrm+"
 BASELINES = ("random", "medium", "fadrm", BASELINE)
 GROUPS: dict[str, tuple[str, ...]] = {
     "baselines": BASELINES,
+    "paper": ("random", BASELINE, "reta-paper", "reta"),
     "methods": ("reta-drc", "reta-pta", "reta", "reta-distinct"),
     # Which anchor.
     "retrieval": (
@@ -111,7 +113,8 @@ class Setting:
     Attributes:
         committee: name of the teachers, shared by all settings that name them.
         config: settings.
-        role: whether defaults are chosen on it, or only confirmed.
+        role: whether defaults are chosen on it or only confirmed, or whether it is the paper's own
+            setting, which needs a GPU and is done only where it is named.
         seconds: about what one cell takes on one free core.
     """
 
@@ -148,6 +151,18 @@ SETTINGS = {
         "confirm",
         25,
     ),
+}
+# Table 1, with the paper's networks and FADRM's settings. Its teachers are weak on purpose: FADRM's
+# ResNet-18 for CIFAR-100 was measured at 69.65 %; the bound for ImageNette is ours.
+SETTINGS |= {
+    f"paper-{data}-ipc{ipc}": Setting(
+        f"paper-{data}",
+        replace(preset(f"{data}-ipc{ipc}"), teacher_accuracy=weak, students=1),
+        "paper",
+        600,
+    )
+    for data, weak in (("cifar100", 0.7), ("imagenette", 0.85))
+    for ipc in (1, 10, 50)
 }
 
 
@@ -222,6 +237,7 @@ def run(name: str, setting: Setting, groups: list[str], seeds: int, out: Path) -
             )
         },
         "chance": 1 / result["classes"],
+        "published": result["published"],
         "baseline": BASELINE,
         "rows": kept,
         "seconds": time.monotonic() - began,
@@ -251,7 +267,12 @@ def main() -> None:
     """Do the settings named on the command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("names", nargs="*", help=f"of: {', '.join(SETTINGS)}; all by default")
-    parser.add_argument("--groups", nargs="+", choices=GROUPS, default=list(GROUPS))
+    parser.add_argument(
+        "--groups",
+        nargs="+",
+        choices=GROUPS,
+        default=[group for group in GROUPS if group != "paper"],
+    )
     parser.add_argument("--seeds", type=int, default=5, help="distillation seeds per row")
     parser.add_argument(
         "--data", nargs="+", default=[], metavar="NAME=PATH", help="where a known set lies"
@@ -263,7 +284,7 @@ def main() -> None:
     places = dict(word.split("=", 1) for word in asked.data)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     show_progress()
-    for name in asked.names or SETTINGS:
+    for name in asked.names or [key for key, one in SETTINGS.items() if one.role != "paper"]:
         setting = smoke(SETTINGS[name]) if asked.smoke else SETTINGS[name]
         rows = {row for group in asked.groups for row in GROUPS[group]}
         minutes = len(rows) * asked.seeds * setting.seconds / 60

@@ -1,0 +1,316 @@
+"""Turn results/factors/*.json into docs/factors.md and its figures: nothing in them is typed.
+
+    python benchmarks/factors_page.py
+
+A difference is that of a row from FADRM+ in the same setting, seed by seed; its interval is
+Student's t over seeds. Over settings, seeds are resampled within each setting (paired, stratified
+bootstrap). A row is *better* or *worse* only where the 95 % interval leaves out zero.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+import numpy as np
+from factors import BASELINE, GROUPS, RESULTS
+from scipy.stats import spearmanr, t
+
+from reta.evaluation.uncertainty import paired_difference
+from reta.runtime import random_generator
+from reta.storage import read_json
+
+ROOT = Path(__file__).parents[1]
+PAGE = ROOT / "docs" / "factors.md"
+FOREST = ROOT / "docs" / "images" / "factors.svg"
+CAUSES = {
+    "kappa": "κ, contraction of the classes",
+    "distance": "distance between two images of a class",
+    "distinct_anchors": "distinct anchors of a class",
+    "fit_gap": "fit gap Δ of the connections (Eq. 3)",
+    "complexity": "complexity c of the anchors",
+    "loss": "main loss reached",
+    "bn_gap": "BatchNorm gap reached",
+    "confidence": "committee's confidence in the class",
+    "entropy": "entropy of the committee's labels",
+    "agreement": "images all teachers recognise",
+    "nearest_real": "distance to the nearest real image",
+}
+TITLES = {
+    "baselines": "Baselines",
+    "methods": "The paper's methods, and distinct anchors",
+    "retrieval": "Which anchor",
+    "retrieval-more": "Which anchor: scale, candidates, space, reuse",
+    "blending": "How much of it, and how often",
+    "blending-more": "How much of it: later, less, more",
+    "start": "Where images start",
+    "topology": "The weight and the target of the topology",
+    "topology-more": "Other readings of the topology",
+    "candidates": "Candidates for the default",
+}
+
+Settings = Mapping[str, dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Gap:
+    """A difference in points of accuracy with its 95 % interval."""
+
+    mean: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        words = f"{self.mean:+.1f} [{self.low:+.1f}, {self.high:+.1f}]"
+        return f"**{words}**" if self.low > 0 or self.high < 0 else words
+
+
+def gaps(setting: Mapping[str, Any], row: str, figure: str = "last") -> list[float]:
+    """Return the differences of a row from FADRM+, seed by seed, in points of accuracy."""
+    rows = setting["rows"]
+    pairs = zip(rows[row], rows[BASELINE], strict=True)
+    return [100 * (one[figure] - other[figure]) for one, other in pairs]
+
+
+def within(setting: Mapping[str, Any], row: str) -> Gap | None:
+    """Return the difference of a row in one setting."""
+    if row not in setting["rows"] or row == BASELINE:
+        return None
+    values = [[100 * one["last"]] for one in setting["rows"][row]]
+    base = [[100 * one["last"]] for one in setting["rows"][BASELINE]]
+    found = paired_difference(values, base)
+    return found and Gap(found.mean, found.t_low, found.t_high)
+
+
+def over(settings: Iterable[Mapping[str, Any]], row: str, draws: int = 10_000) -> Gap | None:
+    """Return the mean difference of a row over the settings that have it."""
+    tables = [np.asarray(gaps(s, row)) for s in settings if row in s["rows"] and row != BASELINE]
+    if not tables:
+        return None
+    rng = random_generator(0, "bootstrap", row)
+    means = [x[rng.integers(0, len(x), (draws, len(x)))].mean(axis=1) for x in tables]
+    low, high = np.percentile(np.mean(means, axis=0), [2.5, 97.5])
+    return Gap(float(np.mean([x.mean() for x in tables])), float(low), float(high))
+
+
+def power(setting: Mapping[str, Any]) -> tuple[float, float]:
+    """Return the deviation of paired differences, and the gain found with 80 % power."""
+    rows = [row for row in setting["rows"] if row not in (BASELINE, "random", "medium")]
+    seeds = len(setting["rows"][BASELINE])
+    deviation = math.sqrt(mean(stdev(gaps(setting, row)) ** 2 for row in rows))
+    reach = float(t.ppf(0.975, seeds - 1) + t.ppf(0.8, seeds - 1))
+    return deviation, reach * deviation / math.sqrt(seeds)
+
+
+def spread(values: Sequence[float]) -> str:
+    """Return mean ± deviation in percent."""
+    return f"{100 * mean(values):.1f} ± {100 * stdev(values):.1f}" if len(values) > 1 else "–"
+
+
+def column(setting: Mapping[str, Any]) -> str:
+    """Return how a setting is headed."""
+    return setting["setting"].replace("-ipc", " @")
+
+
+def group_table(settings: Settings, group: str) -> list[str]:
+    """Return the table of a question: differences in each setting, and over them by role."""
+    rows = [
+        row
+        for row in GROUPS[group]
+        if row != BASELINE and any(row in s["rows"] for s in settings.values())
+    ]
+    shown = [s for s in settings.values() if any(row in s["rows"] for row in rows)]
+    if not rows:
+        return []
+    roles = [role for role in ("choose", "confirm") if any(s["role"] == role for s in shown)]
+    heads = [*map(column, shown), *(f"over all to {role}" for role in roles)]
+    lines = [
+        f"### {TITLES[group]}",
+        "",
+        f"| difference from {BASELINE}, points | " + " | ".join(heads) + " |",
+        "|---|" + "---|" * len(heads),
+    ]
+    for row in rows:
+        cells = [within(s, row) for s in shown]
+        cells += [over([s for s in shown if s["role"] == role], row) for role in roles]
+        lines.append(f"| {row} | " + " | ".join(str(c or "–") for c in cells) + " |")
+    return [*lines, ""]
+
+
+def settings_table(settings: Settings) -> list[str]:
+    """Return what each setting is, its baselines and its power."""
+    lines = [
+        "| setting | to | teachers | random | start images | fadrm | fadrm+ | seeds | gain found |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for s in settings.values():
+        rows = s["rows"]
+        known = [
+            spread([one["last"] for one in rows[row]]) if row in rows else "–"
+            for row in ("random", "medium", "fadrm", BASELINE)
+        ]
+        teachers = ", ".join(f"{100 * value:.0f} %" for value in s["teacher_accuracy"].values())
+        lines.append(
+            f"| {column(s)} | {s['role']} | {teachers} | {' | '.join(known)} "
+            f"| {len(rows[BASELINE])} | {power(s)[1]:.1f} |"
+        )
+    return lines
+
+
+def causes_table(settings: Settings) -> list[str]:
+    """Return how each measured cause goes with accuracy, over rows and seeds of a setting."""
+    lines = [
+        "| measure | " + " | ".join(map(column, settings.values())) + " | mean |",
+        "|---|" + "---|" * (len(settings) + 1),
+    ]
+    for name, title in CAUSES.items():
+        found = [correlation(s, name) for s in settings.values()]
+        known = [value for value in found if value is not None]
+        cells = ["–" if value is None else f"{value:+.2f}" for value in found]
+        if known:
+            lines.append(f"| {title} | {' | '.join(cells)} | {mean(known):+.2f} |")
+    return lines
+
+
+def correlation(setting: Mapping[str, Any], cause: str) -> float | None:
+    """Return Spearman's ρ of a cause and the accuracy, over optimised rows, in pairs by seed."""
+    base = setting["rows"][BASELINE]
+    pairs = [
+        (one[cause] - other[cause], one["last"] - other["last"])
+        for row, own in setting["rows"].items()
+        if row not in (BASELINE, "random", "medium")
+        for one, other in zip(own, base, strict=True)
+        if one.get(cause) is not None and other.get(cause) is not None
+    ]
+    if len(pairs) < 10 or len({pair[0] for pair in pairs}) < 3:
+        return None
+    return float(spearmanr(*zip(*pairs, strict=True)).statistic)
+
+
+def mechanism_table(settings: Settings) -> list[str]:
+    """Return the causes of the main rows, each a mean over seeds, by setting."""
+    names = ("distance", "distinct_anchors", "fit_gap", "bn_gap", "entropy", "nearest_real")
+    lines = [
+        "| setting | row | κ | " + " | ".join(CAUSES[name] for name in names) + " |",
+        "|---|---|---|" + "---|" * len(names),
+    ]
+    for s in settings.values():
+        for row in ("random", BASELINE, "reta-drc", "reta-pta", "reta", "reta-paper"):
+            if own := s["rows"].get(row):
+                cells = [average(own, name) for name in ("kappa", *names)]
+                lines.append(f"| {column(s)} | {row} | {' | '.join(cells)} |")
+    return lines
+
+
+def average(own: Sequence[Mapping[str, Any]], name: str) -> str:
+    """Return the mean of a figure over seeds, in words."""
+    values = [one[name] for one in own if one.get(name) is not None]
+    return f"{mean(values):.3g}" if values else "–"
+
+
+def forest(settings: Settings) -> str:
+    """Return all rows as a figure: mean difference over settings, with its interval."""
+    rows = list(dict.fromkeys(row for s in settings.values() for row in s["rows"]))
+    found = [(row, over(settings.values(), row)) for row in rows]
+    shown = sorted(((r, g) for r, g in found if g), key=lambda pair: -pair[1].mean)
+    reach = max(max(abs(g.low), abs(g.high)) for _, g in shown)
+    left, width, line = 390, 360, 20
+
+    def x(value: float) -> float:
+        return left + width * (value + reach) / (2 * reach)
+
+    parts = []
+    for index, (row, gap) in enumerate(shown):
+        y = 30 + line * index
+        colour = "#1a7f37" if gap.low > 0 else "#c4361c" if gap.high < 0 else "#6e7781"
+        parts.append(
+            f'<text x="{left - 10}" y="{y + 4}" text-anchor="end">{escape(row)}</text>'
+            f'<line x1="{x(gap.low):.1f}" x2="{x(gap.high):.1f}" y1="{y}" y2="{y}" '
+            f'stroke="{colour}" stroke-width="2"/>'
+            f'<circle cx="{x(gap.mean):.1f}" cy="{y}" r="4" fill="{colour}"/>'
+            f'<text x="{left + width + 10}" y="{y + 4}">{gap.mean:+.1f}</text>'
+        )
+    height = 50 + line * len(shown)
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {left + width + 60} {height}" '
+        'font-family="sans-serif" font-size="12">'
+        '<rect width="100%" height="100%" fill="white"/>'
+        f'<line x1="{x(0):.1f}" x2="{x(0):.1f}" y1="18" y2="{height - 25}" stroke="#8c959f" '
+        'stroke-dasharray="3 3"/>'
+        f'<text x="{x(0):.1f}" y="{height - 8}" text-anchor="middle">'
+        f"points of accuracy against {BASELINE}, mean over settings, 95 % interval</text>"
+        f"{''.join(parts)}</svg>\n"
+    )
+
+
+def page(settings: Settings) -> str:
+    """Return the generated part of the page."""
+    first = next(iter(settings.values()))
+    lines = [
+        "# The open readings, factor by factor",
+        "",
+        "Generated from [`results/factors/`](../results/factors) by "
+        "`python benchmarks/factors_page.py`; what follows from it is in "
+        "[reproduction.md](reproduction.md).",
+        "",
+        "Every row is a method, or a method with the settings named. Within a setting all rows "
+        "share the committee, the start images and the seeds of students, so a difference is taken "
+        "seed by seed. Intervals are 95 %: Student's t in a setting; over several, a paired "
+        "bootstrap of seeds within each. **Bold**: the interval leaves out zero. With this many "
+        "rows, one in twenty would be bold by luck alone; what counts is what repeats in settings "
+        "that were not used for choosing. **Gain found** is what a row must gain in that setting "
+        "to be found with 80 % power.",
+        "",
+        "## Settings",
+        "",
+        *settings_table(settings),
+        "",
+        "![All rows, mean difference from FADRM+ over settings](images/factors.svg)",
+        "",
+        "## Factors",
+        "",
+    ]
+    for group in GROUPS:
+        if group != "baselines":
+            lines += group_table(settings, group)
+    lines += [
+        "## What accuracy goes with",
+        "",
+        "Spearman's ρ between what a row changes in a measure and what it changes in accuracy, "
+        "over rows and seeds of a setting. A correlation is no cause; a cause shows one.",
+        "",
+        *causes_table(settings),
+        "",
+        "Means over seeds of the main rows:",
+        "",
+        *mechanism_table(settings),
+        "",
+        "## How it was run",
+        "",
+        f"{first['hardware'].get('cpu', '')}, {first['hardware'].get('threads')} thread(s), torch "
+        f"{first['hardware'].get('torch')}.",
+        "",
+    ]
+    for s in settings.values():
+        config = ", ".join(f"{key} {value}" for key, value in s["config"].items() if value)
+        lines.append(f"- {column(s)}: {config}; last `{s['command']}`, commit {s['commit']}")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Write the page and its figure."""
+    found = {path.stem: read_json(path) for path in sorted(RESULTS.glob("*.json"))}
+    found = {name: one for name, one in found.items() if BASELINE in one["rows"]}
+    FOREST.parent.mkdir(exist_ok=True)
+    FOREST.write_text(forest(found), encoding="utf-8")
+    PAGE.write_text(page(found), encoding="utf-8")
+    print(f"{PAGE.relative_to(ROOT)} written from {len(found)} settings")
+
+
+if __name__ == "__main__":
+    main()
