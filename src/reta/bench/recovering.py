@@ -166,7 +166,7 @@ def _against_fadrm(
 def _homology(made: Recovery, rounds: int) -> list[float]:
     assert made.topology is not None
     features = made._features()
-    ((count, target),) = made._targets.items()
+    (((_, count), target),) = made._targets.items()
     gradient = made.topology.gradient
     return turns(features.device, rounds, lambda: gradient(features[:, :count], target))[0]
 

@@ -48,6 +48,8 @@ def unlock(folder: Positional[Folder], force: bool = False) -> None:
     """
     from reta.lease import unlock as free
 
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder")
     free(folder, force)
     say(f"{folder}: free")
 
@@ -73,6 +75,8 @@ def bench(
     from reta.progress import show_progress
     from reta.storage import atomic_write, json_bytes
 
+    if json is not None:
+        json.parent.mkdir(parents=True, exist_ok=True)  # fails now, not after eight minutes
     show_progress(False)  # of the works that are measured; a line for each row is enough
     result = suites.run(suite, smoke)
     if json is not None:
