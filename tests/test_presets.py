@@ -17,10 +17,13 @@ from reta.pipeline import distill
 from reta.preparation import recipe_of
 from reta.storage import RunFolder
 from reta.students import train
+from reta.synthesis.cvdd import CommitteeVoting
 from reta.synthesis.recipe import Recipe
 from reta.teachers import TeacherSpec
 
 SETS = ("cifar100", "tiny-imagenet", "imagenette", "imagewoof", "imagenet-1k")
+# Settings of other methods where they differ by data set.
+PEERS = {"cv-dd-cifar100", "edc-imagenet-1k", "wmdd-tiny-imagenet", "wmdd-imagenette"}
 CELLS = [(name, ipc) for name in SETS for ipc in (1, 10, 50)]
 
 # FADRM, validate/train_fkd.py: learning rate in 1e-3 and eta, for ipc 1, 10 and 50. Its script has
@@ -61,7 +64,7 @@ def source_of(name: str) -> str:
 def test_there_is_a_preset_for_every_cell_of_table_1() -> None:
     """A dataset or an ipc of the paper's main table that nobody can ask for."""
     wanted = {f"{name}-ipc{ipc}" for name, ipc in CELLS}
-    assert wanted | {"demo", "digits", "fashion-mnist", "cifar10"} == set(preset_names())
+    assert wanted | PEERS | {"demo", "digits", "fashion-mnist", "cifar10"} == set(preset_names())
 
 
 @pytest.mark.parametrize(("name", "ipc"), CELLS)
@@ -119,6 +122,29 @@ def test_a_preset_says_what_it_is_and_how_it_is_run(name: str) -> None:
     assert any("not yet run" in line or "minutes" in line for line in comments)
 
 
+def test_priors_are_given_for_every_teacher_of_a_preset() -> None:
+    """A name that no teacher has would stop the run after hours of squeezing."""
+    config = preset("cv-dd-cifar100")
+    objective, votes = recipe_of(config).objective, recipe_of(config).votes
+    assert isinstance(objective, CommitteeVoting)
+    assert objective.prior == votes.prior
+    assert set(objective.prior or ()) == set(config.teachers or ())
+    assert votes.weights == "prior"
+
+
+def test_peers_have_their_authors_settings() -> None:
+    """Official numbers that differ from the method's defaults."""
+    recipe = recipe_of(preset("edc-imagenet-1k"))
+    assert recipe.schedule is not None
+    assert (recipe.schedule.steps, recipe.objective.bn_weight) == (1000, 0.1)
+    assert recipe_of(preset("wmdd-imagenette")).objective.bn_weight == 10
+    tiny = recipe_of(preset("wmdd-tiny-imagenet"))
+    assert tiny.schedule is not None
+    assert (tiny.schedule.learning_rate, tiny.objective.bn_weight) == (0.1, 500)
+    for spec in preset("edc-imagenet-1k").teachers or ():
+        TeacherSpec(spec).check(224)
+
+
 @pytest.fixture(scope="module")
 def stand_in(tmp_path_factory: pytest.TempPathFactory) -> str:
     """Two classes of a dozen coloured images, where a preset's real data would be."""
@@ -143,7 +169,9 @@ def test_every_preset_runs(name: str, stand_in: str, tmp_path: Path) -> None:
     config = replace(preset(name), data=stand_in, image_size=16, teachers=("convnet3",))
     config = replace(config, teacher_epochs=1, steps=4, label_epochs=1, per_class=None)
     config = replace(config, student="convnet3", students=1, ipc=min(config.ipc, 10))
-    folder = distill(config, tmp_path / "run")
+    # Priors are given for the preset's own teachers.
+    others = {name: value for name, value in config.options.items() if "prior" not in name}
+    folder = distill(replace(config, options=others), tmp_path / "run")
     assert train(folder)["accuracy"]
     assert RunFolder(folder).verify() == []
 
