@@ -11,7 +11,7 @@ from torchvision.models import get_model
 
 from reta import models
 from reta.errors import UsageError
-from reta.runtime import seeded
+from reta.runtime import full_precision, seeded
 from reta.synthesis.relabel import committee_logits
 
 SMALL_NAMES = [name for name in models.names() if name != "alexnet"]
@@ -340,7 +340,8 @@ def test_timm_layers_that_normalise_and_activate_keep_the_activation() -> None:
     views = images(8, 32)
     with torch.no_grad():
         by_hand = model.train()(views)
-    ours = committee_logits([models.freeze(model)], views, [8])
+    with full_precision():
+        ours = committee_logits([models.freeze(model)], views, [8])
     torch.testing.assert_close(ours, by_hand, rtol=1e-4, atol=1e-4)
 
 

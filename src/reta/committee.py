@@ -2,56 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from itertools import groupby
 
 import torch
-import torch.nn.functional as F
-from torch import nn
 
-from reta.models import Classifier
-
-
-@contextmanager
-def batch_statistics(model: Classifier, group: int) -> Iterator[None]:
-    """Let BatchNorm normalise each ``group`` consecutive images by their own statistics.
-
-    This equals a separate forward pass of every group in train mode (FADRM labels halves of 8),
-    except that dropout stays off and running statistics stay as they are.
-    """
-
-    def forward(layer: nn.BatchNorm2d, inputs: torch.Tensor) -> torch.Tensor:
-        if not inputs.is_cuda:
-            return torch.cat(
-                [_normalised(part, layer, layer.weight, layer.bias) for part in inputs.split(group)]
-            )
-        # A launch is dear on a GPU: groups become channels, and one call normalises them all.
-        groups = len(inputs) // group
-        folded = inputs.unflatten(0, (groups, group)).transpose(0, 1).flatten(1, 2)
-        many = [
-            None if part is None else part.repeat(groups) for part in (layer.weight, layer.bias)
-        ]
-        normal: torch.Tensor = _normalised(folded, layer, *many).unflatten(1, (groups, -1))
-        return normal.transpose(0, 1).flatten(0, 1)
-
-    layers = model.batch_norms()
-    for layer in layers:
-        layer.forward = forward.__get__(layer)  # type: ignore[method-assign]
-    try:
-        yield
-    finally:
-        for layer in layers:
-            del layer.forward
-
-
-def _normalised(
-    inputs: torch.Tensor,
-    layer: nn.BatchNorm2d,
-    weight: torch.Tensor | None,
-    bias: torch.Tensor | None,
-) -> torch.Tensor:
-    return F.batch_norm(inputs, None, None, weight, bias, training=True, eps=layer.eps)
+from reta.models import Classifier, batch_statistics
+from reta.runtime import half_precision
 
 
 @torch.no_grad()
@@ -62,6 +20,9 @@ def committee_logits(
     weights: Sequence[float] | None = None,
 ) -> torch.Tensor:
     """Return the mean logits ``(n, classes)`` of views ``(n, 3, s, s)``.
+
+    Teachers compute in float16 where the device does (`half_precision`), but for one that leaves
+    its range.
 
     Args:
         committee: the teachers.
@@ -76,7 +37,7 @@ def committee_logits(
         with ExitStack() as stack:
             for teacher in committee:
                 stack.enter_context(batch_statistics(teacher, size))
-            answers = [teacher(views[begin:end]) for teacher in committee]
+            answers = [_answer(teacher, views[begin:end]) for teacher in committee]
         if weights is None:
             logits.append(torch.stack(answers).mean(dim=0))
         else:
@@ -84,3 +45,15 @@ def committee_logits(
             logits.append(torch.stack([weight * answer for weight, answer in voices]).sum(dim=0))
         begin = end
     return torch.cat(logits)
+
+
+def _answer(teacher: Classifier, views: torch.Tensor) -> torch.Tensor:
+    short, _ = half_precision(views.device)
+    if short is not None:
+        with torch.autocast(views.device.type, short):
+            logits: torch.Tensor = teacher(views)
+        if logits.isfinite().all():
+            return logits
+    with torch.autocast(views.device.type, enabled=False):
+        logits = teacher(views)
+    return logits

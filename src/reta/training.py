@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
@@ -18,7 +18,7 @@ from reta.data.distilled import DistilledSet, MicroBatch
 from reta.data.images import ImageSet
 from reta.errors import DataError, DivergedError
 from reta.interruption import check
-from reta.models import Classifier, preferred_layout
+from reta.models import Classifier, batch_statistics, can_group, preferred_layout
 from reta.progress import track
 from reta.runtime import images_per_pass, mixed_precision, random_generator, seeded, torch_seed
 from reta.team import here
@@ -174,7 +174,7 @@ def fit(
         facts = {"epoch": epoch, "taken": taken, "progress": asdict(progress)}
         return State(tensors | optimiser_tensors(optimiser), facts)
 
-    team = here()
+    team, grouped = here(), can_group(model)
     finite = torch.ones((), device=device)  # looked at rarely: reading it is a wait
     with checkpoint.keeping(state) as offer, seeded(seed, "dropout"):
         for _ in track(range(epoch, protocol.epochs), description, protocol.epochs - epoch):
@@ -186,9 +186,7 @@ def fit(
                 check()
                 torch.manual_seed(torch_seed(seed, "dropout", epoch, taken))
                 optimiser.zero_grad()
-                for images, targets in batch:
-                    with torch.autocast(device.type, short, enabled=short is not None):
-                        value = loss(model(images), targets) / len(batch)
+                for value in _losses(model, batch, loss, short, grouped):
                     value.backward()
                     finite *= value.detach().isfinite()
                 team.add_up(model)
@@ -206,6 +204,35 @@ def fit(
     if average:
         model.load_state_dict(average.weights)
     model.to(memory_format=torch.contiguous_format)  # as it came: others may save its weights
+
+
+def _losses(
+    model: Classifier,
+    batch: Sequence[MicroBatch],
+    loss: Loss,
+    short: torch.dtype | None,
+    grouped: bool,
+) -> Iterator[torch.Tensor]:
+    """Yield what adds up to the mean loss of a batch, a forward pass at a time.
+
+    Micro-batches of one size share a pass, each under its own batch statistics.
+    """
+    device, share = batch[0][0].device.type, 1 / len(batch)
+    sizes = {len(images) for images, _ in batch}
+    if len(batch) == 1 or len(sizes) > 1 or not grouped:
+        for images, targets in batch:
+            with torch.autocast(device, short, enabled=short is not None):
+                logits = model(images)
+            yield loss(logits, targets) * share
+        return
+    (size,) = sizes
+    with (
+        batch_statistics(model, size, running=True),
+        torch.autocast(device, short, enabled=short is not None),
+    ):
+        logits = model(torch.cat([images for images, _ in batch]))
+    each = zip(logits.split(size), batch, strict=True)
+    yield torch.stack([loss(own, targets) for own, (_, targets) in each]).sum() * share
 
 
 class _Average:
@@ -472,5 +499,6 @@ def train_student(
         seed=seed,
         progress=progress,
         checkpoint=checkpoint,
+        mixed=True,
     )
     return progress

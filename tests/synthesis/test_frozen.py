@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from reta.models import Classifier, build, freeze, wrap
+from reta.runtime import half_precision
 from reta.synthesis.frozen import frozen
 from reta.synthesis.matching import (
     BatchNormProbe,
@@ -171,3 +172,22 @@ def test_layers_called_twice_and_norms_without_weights() -> None:
         answer(probe(teacher), images(2)), answer(BatchNormProbe(teacher), images(2)), strict=True
     ):
         torch.testing.assert_close(own, plain, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.skipif(half_precision(torch.device("cpu"))[0] is None, reason="no float16 here")
+@pytest.mark.parametrize("scale", [1.0, 2.0**12, 2.0**16])
+def test_float16_points_the_same_way(scale: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A loss scale that is not taken back, gradients that vanish, sums in 16 bits."""
+    monkeypatch.setattr("reta.synthesis.matching._LOSS_SCALE", scale)
+    teacher = teacher_of("convnet3")
+    short = probe(copy.deepcopy(teacher).float(), torch.float16)
+    exact = answer(BatchNormProbe(teacher), images(2))
+    loss, gap, gradient = answer(short, images(2, torch.float32))
+    assert gradient.dtype == torch.float32
+    torch.testing.assert_close(loss.double(), exact[0], rtol=0.01, atol=0)
+    torch.testing.assert_close(gap.double(), exact[1], rtol=0.01, atol=0)
+    torch.testing.assert_close(gradient.norm().double(), exact[2].norm(), rtol=0.01, atol=0)
+    cosine = (gradient * exact[2]).sum() / (gradient.norm() * exact[2].norm())
+    assert cosine >= 0.998
+    features = short.teacher.features(images(1, torch.float32)[0])  # outside: in float32
+    torch.testing.assert_close(features.double(), teacher.features(images(1)[0]))

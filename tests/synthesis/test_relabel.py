@@ -7,9 +7,11 @@ import copy
 import pytest
 import torch
 
-from reta.committee import batch_statistics, committee_logits
+from reta.committee import committee_logits
+from reta.data.formats import Bytes, information_lost
 from reta.data.labels import draw_epoch, micro_batches
-from reta.models import Classifier, build, freeze
+from reta.models import Classifier, batch_statistics, build, freeze
+from reta.runtime import full_precision, half_precision
 from reta.synthesis.relabel import relabel
 from small_world import make_teacher
 
@@ -131,3 +133,28 @@ def test_labels_belong_to_the_views_that_are_stored(committee: list[Classifier])
         torch.testing.assert_close(shard.logits[row], torch.cat(logits), rtol=1e-3, atol=1e-3)
     assert shard.logits.shape == (2, 18, 4)
     assert shard.logits.dtype == torch.float32
+
+
+@pytest.mark.skipif(half_precision(torch.device("cpu"))[0] is None, reason="no float16 here")
+def test_teachers_in_float16_lose_less_than_labels_in_8_bits(committee: list[Classifier]) -> None:
+    """Statistics or logits in 16 bits: at T = 20 labels differ by little, all of it signal."""
+    images = some_images(64)
+    short = relabel(committee, images, range(1), seed=0).logits[0]
+    with full_precision():
+        exact = relabel(committee, images, range(1), seed=0).logits[0]
+    assert not torch.equal(short, exact)
+    stored = Bytes().decode(Bytes().encode(exact), exact.shape[1])
+    lost = information_lost(exact, short, 20.0)
+    assert 0 < lost < information_lost(exact, stored, 20.0)
+
+
+@pytest.mark.skipif(half_precision(torch.device("cpu"))[0] is None, reason="no float16 here")
+def test_a_teacher_beyond_the_range_of_float16_answers_in_float32() -> None:
+    """Labels that are NaN because an activation passed 65504."""
+    teacher = make_teacher(3)
+    first = next(part for part in teacher.modules() if isinstance(part, torch.nn.Conv2d))
+    first.weight.data *= 1e7  # batch statistics take the factor back
+    got = relabel([teacher], some_images(16), range(1), seed=0).logits
+    with full_precision():
+        exact = relabel([teacher], some_images(16), range(1), seed=0).logits
+    torch.testing.assert_close(got, exact)

@@ -89,6 +89,7 @@ def _labels_and_students(
                 Protocol(1),
                 lambda _: None,
                 "students",
+                mixed=True,
             )
 
         times = turns(device, size.rounds, partial(plain.train, other, labels), epoch)

@@ -11,6 +11,7 @@ from reta.models.architectures import (
     register,
 )
 from reta.models.classifier import Classifier, file_stem, freeze, preferred_layout, wrap
+from reta.models.grouped import batch_statistics, can_group
 from reta.models.task import Task, Triple, difference, model_bytes, read, save
 
 __all__ = [
@@ -18,7 +19,9 @@ __all__ = [
     "Classifier",
     "Task",
     "Triple",
+    "batch_statistics",
     "build",
+    "can_group",
     "check",
     "difference",
     "dress",

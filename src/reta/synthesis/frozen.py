@@ -79,14 +79,18 @@ class _Convolution(torch.autograd.Function):
 class FrozenConvolution(nn.Module):
     """A convolution of a frozen teacher."""
 
-    def __init__(self, layer: nn.Conv2d, weight: torch.Tensor) -> None:
+    def __init__(self, layer: nn.Conv2d, weight: torch.Tensor, short: torch.dtype | None) -> None:
         super().__init__()
         self.layer = layer
         self.register_buffer("weight", weight)
+        # Cast once: autocast would cast a frozen weight anew in each pass.
+        self.register_buffer("short", None if short is None else weight.to(short))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return the convolution of x."""
-        y: torch.Tensor = _Convolution.apply(x, self.layer, self.weight)
+        shorter = self.short is not None and torch.is_autocast_enabled(x.device.type)
+        weight = self.short if shorter else self.weight
+        y: torch.Tensor = _Convolution.apply(x, self.layer, weight)
         return y
 
 
@@ -207,10 +211,16 @@ class PartStatistics(nn.Module):
         return group_statistics(x, self.reading.groups)
 
 
-def frozen(teacher: Classifier) -> tuple[Classifier, Reading] | None:
+def frozen(
+    teacher: Classifier, short: torch.dtype | None = None
+) -> tuple[Classifier, Reading] | None:
     """Return a teacher rewritten for pixel gradients, and what its passes read.
 
     The teacher's own modules are left as they are; heads and weights are shared.
+
+    Args:
+        teacher: frozen.
+        short: number format under autocast, if it is to run there too.
 
     Returns:
         None for a network whose course depends on what it sees, which cannot be rewritten.
@@ -229,7 +239,7 @@ def frozen(teacher: Classifier) -> tuple[Classifier, Reading] | None:
         layer = teacher.trunk.get_submodule(str(node.target))
         if type(layer) is nn.Conv2d and layer.padding_mode == "zeros" and _explicit(layer):
             weight = layer.weight.detach().contiguous(memory_format=layout)
-            _exchange(network, node, FrozenConvolution(layer, weight))
+            _exchange(network, node, FrozenConvolution(layer, weight, short))
         elif type(layer) is nn.BatchNorm2d:
             _exchange(network, node, FrozenNorm(layer, _absorb_relu(teacher, node), reading))
             node.args = (*node.args, *_statistics_of_parts(network, node.args[0], parts))

@@ -17,7 +17,7 @@ from reta.errors import DivergedError, MemoryLimitError, out_of_memory
 from reta.interruption import check
 from reta.models import Classifier
 from reta.progress import log, track, warn_once
-from reta.runtime import Stopwatch, random_generator
+from reta.runtime import Stopwatch, random_generator, recovery_precision
 from reta.synthesis.alignment import Target, TopologyAlignment
 from reta.synthesis.connection import fit_gap, resample, residual_connection, share_at
 from reta.synthesis.embedding import Embedding, embed, embed_class
@@ -63,7 +63,8 @@ class Recovery:
     ) -> None:
         self.recipe = recipe
         self.teachers = list(committee) if recipe.committee == "all" else list(committee[:1])
-        self.probes = [probe(teacher) for teacher in self.teachers]
+        short = recovery_precision(committee[0].mean.device)
+        self.probes = [probe(teacher, short) for teacher in self.teachers]
         self.pool = pool
         self.labels = list(labels)
         self.settings = settings

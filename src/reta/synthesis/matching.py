@@ -117,29 +117,78 @@ class Probe(Protocol):
         ...
 
 
-def probe(teacher: Classifier) -> Probe:
-    """Return the fastest probe there is for a teacher; all give the same numbers."""
-    rewritten = frozen(teacher)
-    return BatchNormProbe(teacher) if rewritten is None else FrozenProbe(teacher, *rewritten)
+def probe(teacher: Classifier, short: torch.dtype | None = None) -> Probe:
+    """Return the fastest probe there is for a teacher; all give the same numbers.
+
+    Args:
+        teacher: frozen.
+        short: the number format of its convolutions, float32 by default. A teacher that cannot be
+            rewritten stays in float32.
+    """
+    rewritten = frozen(teacher, short)
+    return BatchNormProbe(teacher) if rewritten is None else FrozenProbe(teacher, *rewritten, short)
+
+
+_LOSS_SCALE = 2.0**12  # of gradients in float16, whose smallest normal number is 2^-14
+
+
+class _ScaledGradient(torch.autograd.Function):
+    """The identity, whose gradient is multiplied by a constant."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, factor: float) -> torch.Tensor:
+        ctx.factor = factor
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
+        return gradient * ctx.factor, None
+
+
+def _scaled_gradient(x: torch.Tensor, factor: float) -> torch.Tensor:
+    result: torch.Tensor = _ScaledGradient.apply(x, factor)
+    return result
 
 
 class FrozenProbe:
-    """The fast probe: the teacher rewritten, see `reta.synthesis.frozen`."""
+    """The fast probe: the teacher rewritten, see `reta.synthesis.frozen`.
 
-    def __init__(self, source: Classifier, teacher: Classifier, reading: Reading) -> None:
+    In float16 all gradients inside are larger by a constant, which is taken back where they leave;
+    so nobody outside needs to know of it.
+    """
+
+    def __init__(
+        self,
+        source: Classifier,
+        teacher: Classifier,
+        reading: Reading,
+        short: torch.dtype | None = None,
+    ) -> None:
         self.teacher, self.source = teacher, source
         self.layers = source.batch_norms()
-        self._reading = reading
+        self._reading, self._short = reading, short
 
     def read(self, images: torch.Tensor) -> Seen:
         """Run the teacher on groups of images, see `Probe`."""
+        scale = 1.0 if self._short is None else _LOSS_SCALE
+        if self._short is not None:
+            images = _scaled_gradient(images, 1 / scale)
         self._reading.groups, self._reading.statistics = len(images), {}
         try:
-            logits, features = group_outputs(self.teacher, images)
+            with torch.autocast(images.device.type, self._short, enabled=self._short is not None):
+                features = group_features(self.teacher, images)
             statistics = [self._reading.statistics[layer] for layer in self.layers]
         finally:
             self._reading.groups, self._reading.statistics = 0, {}
-        return Seen(logits, features, [m for m, _ in statistics], [v for _, v in statistics])
+        means, variances = (
+            [mean for mean, _ in statistics],
+            [variance for _, variance in statistics],
+        )
+        if self._short is not None:
+            features = _scaled_gradient(features.to(images.dtype), scale)
+            means = [_scaled_gradient(mean, scale) for mean in means]
+            variances = [_scaled_gradient(variance, scale) for variance in variances]
+        return Seen(group_logits(self.teacher, features), features, means, variances)
 
     def __call__(
         self, images: torch.Tensor, first_weight: float
@@ -157,13 +206,25 @@ def _gap(
 
 
 def group_outputs(teacher: Classifier, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return logits ``(g, n, classes)`` and features of groups of images ``(g, n, 3, h, w)``.
+    """Return logits ``(g, n, classes)`` and features of groups of images ``(g, n, 3, h, w)``."""
+    features = group_features(teacher, images)
+    return group_logits(teacher, features), features
+
+
+def group_features(teacher: Classifier, images: torch.Tensor) -> torch.Tensor:
+    """Return the features ``(g, n, d)`` of groups of images ``(g, n, 3, h, w)``."""
+    features = teacher.features(images.flatten(0, 1))
+    grouped: torch.Tensor = features.unflatten(0, images.shape[:2])
+    return grouped
+
+
+def group_logits(teacher: Classifier, features: torch.Tensor) -> torch.Tensor:
+    """Return the logits ``(g, n, classes)`` of groups of features ``(g, n, d)``.
 
     The head takes each group by itself: a matrix product rounds differently for another number of
     rows, the rest of a network mostly does not. So the same bytes come out of (almost) any packing.
     """
-    features = teacher.features(images.flatten(0, 1)).unflatten(0, images.shape[:2])
-    return torch.stack([teacher.head(group) for group in features]), features
+    return torch.stack([teacher.head(group) for group in features])
 
 
 class BatchNormProbe:

@@ -23,16 +23,16 @@ def moments(activation: torch.Tensor, groups: int) -> tuple[torch.Tensor, torch.
     Returns:
         mean and variance, each ``(g, c)``; float32 at least, whatever the activation's type.
     """
+    dtype = torch.promote_types(activation.dtype, torch.float32)
     if activation.is_cuda:
         grouped = activation.unflatten(0, (groups, -1))
         variance, mean = torch.var_mean(grouped, dim=(1, 3, 4), correction=0)
-        dtype = torch.promote_types(activation.dtype, torch.float32)
         return mean.to(dtype), variance.to(dtype)
     parts = [
         torch.batch_norm_update_stats(part, None, None, 0.0) for part in activation.chunk(groups)
     ]
     means, variances = zip(*parts, strict=True)
-    return torch.stack(means), torch.stack(variances)
+    return torch.stack(means).to(dtype), torch.stack(variances).to(dtype)
 
 
 def moments_map(
