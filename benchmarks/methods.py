@@ -14,9 +14,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
@@ -235,22 +236,30 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("data", nargs="?", help="where CIFAR-100 lies")
     parser.add_argument("methods", nargs="*", help="names of `reta methods`; all by default")
     parser.add_argument("--out", type=Path, default=ROOT / "runs" / NAME)
-    parser.add_argument("--alone", action="store_true", help=argparse.SUPPRESS)
     asked = parser.parse_args(words)
     if asked.data is None:
         fill()
         return
     place = Place(asked.data, asked.out)
-    if asked.alone:
-        (method,) = asked.methods
-        keep(method, measure(place, method))
-        return
-    make_ready(place)
+    in_a_process(make_ready, place)
     for method in asked.methods or METHODS:
         print(method, flush=True)
-        itself = [sys.executable, __file__, asked.data, method, "--alone", "--out", str(asked.out)]
-        subprocess.run(itself, check=True)
+        in_a_process(row_of, place, method)
     fill()
+
+
+def row_of(place: Place, method: str) -> None:
+    """Measure a method and keep its row."""
+    keep(method, measure(place, method))
+
+
+def in_a_process(work: Callable[..., None], *given: Any) -> None:
+    """Do some work in a process that begins as this one is: with its libraries and nothing else."""
+    process = multiprocessing.get_context("fork").Process(target=work, args=given)
+    process.start()
+    process.join()
+    if process.exitcode:
+        raise SystemExit(f"{work.__name__} failed; the same command goes on where it stopped")
 
 
 if __name__ == "__main__":

@@ -418,7 +418,10 @@ def test_identical_images(committee: list[Classifier], image_set: object) -> Non
     assert run_all(committee, pool, [0, 1], 4).images.shape == (2, 4, 3, SIZE, SIZE)
 
 
-@pytest.mark.parametrize("method", ["sre2l", "fadrm", "fadrm+", "reta-drc", "reta-pta", "reta"])
+@pytest.mark.parametrize(
+    "method",
+    ["sre2l", "fadrm", "fadrm+", "reta-drc", "reta-pta", "reta", "cv-dd", "g-vbsm", "edc", "wmdd"],
+)
 @pytest.mark.parametrize("broken", [0, 1])
 def test_a_broken_teacher_is_named(
     method: str, broken: int, committee: list[Classifier], pool: Pool
@@ -427,7 +430,7 @@ def test_a_broken_teacher_is_named(
     teachers = [copy.deepcopy(teacher) for teacher in committee]
     teachers[broken].head.weight[0, 0] = torch.nan
     teachers[broken].trunk.block0[0].weight[0, 0] = torch.nan
-    connections = 0 if method == "sre2l" else 1
+    connections = 1 if METHODS[method].connection or method == "reta-pta" else 0
     run = short(method, 6, connections)
     if broken == 1 and run.committee == "first":
         recover(run, teachers, pool, [0, 1], Settings(2))  # never asked

@@ -74,6 +74,13 @@ def test_a_group_that_does_not_fit_is_said_with_the_fix(
         recover(recipe("fadrm+", objective), committee, pool, range(CLASSES), Settings(4))
 
 
+def test_a_batch_of_whole_classes_is_not_split(committee: list[Classifier], pool: Pool) -> None:
+    """Breaks when it is tried again and again in the same size, or said to be another."""
+    objective = SmallDevice(most=3, batch="class")
+    with pytest.raises(MemoryLimitError, match="group of 12 images"):
+        recover(recipe("sre2l", objective), committee, pool, [0, 1, 2], Settings(4))
+
+
 def test_a_real_limit_of_the_process(committee: list[Classifier], pool: Pool, tmp_path) -> None:
     """Breaks when what torch says on a CPU is not recognised as a lack of memory."""
     settings = Settings(300, images_per_pass=100_000)

@@ -144,9 +144,12 @@ class Recovery:
 
     def _pack_less(self) -> None:
         self.at_once = min(self.at_once, self.settings.ipc)
-        if self.at_once == 1:
+        whole = self.recipe.objective.batch == "class"
+        if self.at_once == 1 or whole:
+            classes = min(self._together, len(self.labels)) if whole else len(self.labels)
+            images = classes * (self.settings.ipc if whole else 1)
             raise MemoryLimitError(
-                f"one BN group of {len(self.labels)} images of {self.pixels.shape[-1]} px does not "
+                f"one BN group of {images} images of {self.pixels.shape[-1]} px does not "
                 "fit into memory, and its statistics cannot be taken in parts; lower --block "
                 "(classes optimised together) or --image-size, or use a device with more memory"
             )
