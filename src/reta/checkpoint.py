@@ -130,8 +130,8 @@ def attempt(unit: Unit, work: Callable[[Checkpoint], T]) -> tuple[T, list[str]]:
 
     Args:
         unit: its name and its kept state.
-        work: does it at `Checkpoint.caution` of its learning rate; without TF32 from the first
-            divergence on.
+        work: does it at `Checkpoint.caution` of its learning rate; in float32 throughout from the
+            first divergence on.
 
     Returns:
         what the work returned, and how it diverged before, to be recorded with the unit.

@@ -42,7 +42,7 @@ from reta.synthesis.loop import recover
 from reta.synthesis.pool import Pool
 from reta.synthesis.relabel import relabel
 from reta.team import assembled
-from reta.tensors import png_bytes, read_tensors, tensor_bytes
+from reta.tensors import png_bytes, png_files, read_tensors, tensor_bytes
 
 EPOCHS_PER_SHARD = 50
 _SHARD = 2**30  # logits in a shard of labels, at most: a gigabyte at 8 bits each
@@ -359,9 +359,9 @@ def recover_block(prepared: Prepared, part: Part) -> None:
         ),
     )
     folders = class_folders(source.classes)
-    for label, own in zip(labels, result.images, strict=True):
-        for number, image in enumerate(own):
-            unit.write(image_name(folders[label], number), png_bytes(image))
+    names = [image_name(folders[label], number) for label in labels for number in range(config.ipc)]
+    for name, png in zip(names, png_files(result.images.flatten(0, 1)), strict=True):
+        unit.write(name, png)
     history = _write_history(unit, result, prepared.pool, labels, folders)
     unit.finish(
         {
@@ -528,8 +528,7 @@ def restarts(run: RunFolder) -> list[str]:
     records = run.records()
     counts = {name: len(record["facts"].get("restarts", ())) for name, record in records.items()}
     return [
-        f"{name} diverged {number}x and was done at 1/{2**number} of the learning rate, without "
-        "TF32."
+        f"{name} diverged {number}x and was done at 1/{2**number} of the learning rate, in float32."
         for name, number in counts.items()
         if number
     ]

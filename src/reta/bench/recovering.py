@@ -15,6 +15,7 @@ from reta.bench.reference import CopyingHook, ReferenceRecover, hooked_loss
 from reta.data.images import DecodedImages
 from reta.methods import METHODS
 from reta.models import Classifier, build, freeze, preferred_layout
+from reta.runtime import half_precision
 from reta.synthesis.loop import Recovery, Settings
 from reta.synthesis.matching import BatchNormProbe, Probe, decoupled_objective, probe
 from reta.synthesis.pool import Pool
@@ -220,6 +221,9 @@ def _of_one_teacher(
         target["R6"] if measured else None, note=f"{kept / 1e6:.0f} / {published / 1e6:.0f} MB",
     )  # fmt: skip
     yield _equality(teacher, size, device)
+    short, _ = half_precision(device)
+    if short is not None:
+        yield from _in_short_numbers(teacher, images, size, short, first)
 
 
 def _equality(teacher: Classifier, size: Size, device: torch.device) -> Row:
@@ -236,3 +240,23 @@ def _equality(teacher: Classifier, size: Size, device: torch.device) -> Row:
         "R7", f"error of the pixel gradient against float64, {teacher.name}", median(errors),
         "relative", 1e-5, note="median of 3 draws",
     )  # fmt: skip
+
+
+def _in_short_numbers(
+    teacher: Classifier, images: torch.Tensor, size: Size, short: torch.dtype, timed: bool
+) -> Iterator[Row]:
+    """Recovery as ``RETA_PRECISION=half`` does it: not the default, so nothing is asked of it."""
+    full, half = probe(teacher), probe(teacher, short)
+    exact, own = (_backward(*_forward(read, images)).flatten() for read in (full, half))
+    name = str(short).removeprefix("torch.")
+    yield Row(
+        "R7", f"cosine of the pixel gradient in {name} to float32's, {teacher.name}",
+        float(F.cosine_similarity(exact, own, dim=0)), "cosine",
+        note="random weights, noise; by RETA_PRECISION=half only",
+    )  # fmt: skip
+    if timed:
+        works = [lambda read=read: _backward(*_forward(read, images)) for read in (full, half)]
+        yield ratio(
+            "R1", f"step in float32 / in {name}, {teacher.name}",
+            turns(images.device, size.rounds, *works),
+        )  # fmt: skip

@@ -16,6 +16,7 @@ from reta.data.distilled import DistilledSet
 from reta.data.formats import Bytes, Nibbles, bytes_per_row, information_lost
 from reta.data.images import DecodedImages
 from reta.models import Classifier, build
+from reta.runtime import half_precision, mixed_precision
 from reta.synthesis.relabel import relabel
 from reta.training import Protocol, fit, soft_loss, train_teacher
 
@@ -71,7 +72,8 @@ def _labels_and_students(
         times,
         target["T2"],
         at_least=True,
-        note=f"{len(images) / median(times[1]):.0f} views/s",
+        note=f"{len(images) / median(times[1]):.0f} views/s; teachers in "
+        + half_precision(device)[1].partition(":")[0],
     )
     labels = plain.relabel(plain_committee)
     shard = relabel(committee, images, range(1), seed=0)
@@ -100,7 +102,8 @@ def _labels_and_students(
             times,
             target["T3"],
             at_least=True,
-            note=f"{share:.0%} of the matmul rate",
+            note=f"{share:.0%} of the float32 matmul rate; ours in "
+            + mixed_precision(device)[1].partition(":")[0],
         )
 
 
