@@ -223,9 +223,9 @@ def test_an_interrupted_block_ends_with_the_same_bytes(
 def test_a_batch_holds_whole_classes(committee: list[Classifier], pool: Pool) -> None:
     """A hundred images: at 40 images per class two classes, and the last batch one."""
     made = Recovery(METHODS["g-vbsm"], committee, pool, [0, 2, 3], Settings(40))
-    passes = made._passes(40)
+    passes = made.batches.passes(40, 1)
     assert [len(range(3)[where[1]]) for where, _ in passes] == [2, 1]
-    images, labels = made._grouped(made.pixels[passes[0][0]], passes[0][0])
+    images, labels = made.batches.grouped(made.pixels[passes[0][0]], passes[0][0], made.targets)
     assert images.shape[:2] == (1, 80)
     assert labels.tolist() == [0] * 40 + [2] * 40
     assert torch.equal(images[0, 41], made.pixels[1, 1])

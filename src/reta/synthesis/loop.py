@@ -19,6 +19,7 @@ from reta.models import Classifier
 from reta.progress import log, track, warn_once
 from reta.runtime import Stopwatch, random_generator, recovery_precision
 from reta.synthesis.alignment import Target, TopologyAlignment
+from reta.synthesis.batches import Batches
 from reta.synthesis.connection import fit_gap, resample, residual_connection, share_at
 from reta.synthesis.embedding import Embedding, embed, embed_class
 from reta.synthesis.engine import Recovered, Settings, Tensors, Work
@@ -33,8 +34,6 @@ from reta.tracking import note
 __all__ = ["Recovered", "Recovery", "Settings", "jitter", "recover"]
 
 T = TypeVar("T")
-
-_GROUP = 100  # images in a BN group that holds all images of its classes, as far as they fit
 
 
 def jitter(image_size: int) -> int:
@@ -73,6 +72,7 @@ class Recovery:
         channels = 1 if pool.grey else 3
         self.unit = self.teachers[0].std.squeeze(0)[:channels]  # (channels, 1, 1)
         self.targets = torch.tensor(self.labels, device=device)
+        self.batches = Batches(recipe.objective.batch, len(self.labels), settings.ipc)
         scene = Scene(self.probes, pool, self.labels, settings.ipc, settings.seed)
         self.matcher = recipe.objective.at_work(scene)
         self._news: list[Any] = []  # what the matcher is to remember if the step is completed
@@ -102,28 +102,6 @@ class Recovery:
         ipc = self.settings.ipc
         return [slice(i, i + self.at_once) for i in range(0, ipc, self.at_once)]
 
-    @property
-    def groups(self) -> int:
-        """How many BN groups there are."""
-        per_class = self.recipe.objective.batch == "class"
-        return len(range(0, len(self.labels), self._together)) if per_class else self.settings.ipc
-
-    @property
-    def _together(self) -> int:
-        """Classes in a BN group that holds all images of its classes."""
-        return max(1, _GROUP // self.settings.ipc)
-
-    def _passes(self, active: int) -> list[tuple[Any, range]]:
-        """Cut the first images of each class into passes: where in the pixels, which BN groups."""
-        if self.recipe.objective.batch == "class":
-            k = self._together
-            return [
-                ((slice(active), slice(group * k, (group + 1) * k)), range(group, group + 1))
-                for group in range(self.groups)
-            ]
-        spans = [range(i, min(i + self.at_once, active)) for i in range(0, active, self.at_once)]
-        return [((slice(span.start, span.stop),), span) for span in spans]
-
     def _fitting(self, work: Callable[[], T]) -> T:
         """Return what some work gives, in half as large packs whenever memory runs out.
 
@@ -144,13 +122,10 @@ class Recovery:
 
     def _pack_less(self) -> None:
         self.at_once = min(self.at_once, self.settings.ipc)
-        whole = self.recipe.objective.batch == "class"
-        if self.at_once == 1 or whole:
-            classes = min(self._together, len(self.labels)) if whole else len(self.labels)
-            images = classes * (self.settings.ipc if whole else 1)
+        if self.at_once == 1 or self.batches.kind == "class":
             raise MemoryLimitError(
-                f"one BN group of {images} images of {self.pixels.shape[-1]} px does not "
-                "fit into memory, and its statistics cannot be taken in parts; lower --block "
+                f"one BN group of {self.batches.images} images of {self.pixels.shape[-1]} px does "
+                "not fit into memory, and its statistics cannot be taken in parts; lower --block "
                 "(classes optimised together) or --image-size, or use a device with more memory"
             )
         self.at_once = -(-self.at_once // 2)
@@ -273,7 +248,7 @@ class Recovery:
                 flip=self.settings.flip,
                 shift=jitter(self.image_size) if objective.shift else 0,
             )
-            for group in range(self.groups)
+            for group in range(self.batches.count)
         ]
         parts = zip(*[(view.boxes, view.flips, view.shifts) for view in draws], strict=True)
         boxes, flips, shifts = (torch.stack(part, dim=1) for part in parts)  # (steps, groups, …)
@@ -325,10 +300,12 @@ class Recovery:
         """Return the pixel gradient of the objective and its value, pass by pass."""
         gradient = torch.zeros_like(self.pixels)
         losses, gaps, news = [], [], []
-        for where, groups in self._passes(self._active(step)):
+        assert self.recipe.schedule is not None
+        active = self.recipe.schedule.active(step, self.settings.ipc)
+        for where, groups in self.batches.passes(active, self.at_once):
             check()  # nothing has changed yet in this step
             leaf = self.pixels.detach()[where].requires_grad_()
-            images, labels = self._grouped(self._shown(leaf), where)
+            images, labels = self.batches.grouped(self._shown(leaf), where, self.targets)
             augmented = render(images, views[groups.start : groups.stop], leaf.shape[-1])
             loss, gap, new = self.matcher(augmented, Turn(step, labels, groups))
             (gradient[where],) = torch.autograd.grad(loss.sum(), leaf)
@@ -344,19 +321,6 @@ class Recovery:
             return gradient
         free = F.interpolate(self.free.flatten(0, 1), gradient.shape[-2:], mode="nearest")
         return gradient * free.view(*gradient.shape[:2], *free.shape[1:])
-
-    def _active(self, step: int) -> int:
-        """Return how many images of each class are optimised at a step: the first ones."""
-        assert self.recipe.schedule is not None
-        return self.recipe.schedule.active(step, self.settings.ipc)
-
-    def _grouped(self, images: torch.Tensor, where: Any) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return images of some pixels as BN groups ``(g, n, 3, D, D)``, and their classes."""
-        if self.recipe.objective.batch == "mixed":
-            return images, self.targets
-        # One group, class after class.
-        labels = self.targets[where[1]].repeat_interleave(len(images))
-        return images.transpose(0, 1).flatten(0, 1).unsqueeze(0), labels
 
     def _reach(
         self, pack: slice, turn: int = 0, kind: Embedding = "features"
