@@ -38,7 +38,22 @@ def make_teacher(seed: int, classes: int = CLASSES, size: int = SIZE) -> Classif
     return freeze(model)
 
 
-SMALL = {"steps": 2, "width": 8, "batch": 6}
+SMALL: dict[str, object] = {
+    "steps": 2,
+    "width": 8,
+    "batch": 6,
+    "matches": 1,
+    "lessons": 2,
+    "lesson": 12,
+    "lesson_batch": 6,
+    "experts": 2,
+    "last_start": 2,
+    "expert_epochs": 1,
+    "student_steps": 3,
+    "training": 2,
+    "sampling": 8,
+    "latent_rate": 0.1,
+}
 """Settings of engines that make them quick, where an engine has them."""
 
 

@@ -5,13 +5,17 @@ from __future__ import annotations
 from dataclasses import replace
 
 from reta.synthesis.alignment import TopologyAlignment
+from reta.synthesis.cao2 import ConditionAware
 from reta.synthesis.connection import FixedAnchor
 from reta.synthesis.cvdd import CommitteeVoting
+from reta.synthesis.dc import GradientMatching
 from reta.synthesis.delt import EarlyLate
 from reta.synthesis.dm import DistributionMatching
 from reta.synthesis.edc import ClasswiseMatching
 from reta.synthesis.gvbsm import GeneralizedMatching
+from reta.synthesis.idc import Collage, MultiFormation
 from reta.synthesis.matching import Matching
+from reta.synthesis.mtt import TrajectoryMatching
 from reta.synthesis.nrrdd import CriticalPatches, CriticalRegions
 from reta.synthesis.recipe import OwnTraining, Recipe
 from reta.synthesis.retrieval import RetrievedAnchor
@@ -132,6 +136,36 @@ dm = Recipe(
     RealImages("random"),
     engine=DistributionMatching(),
 )
+dc = Recipe(
+    "images from which networks learn the same as from real ones, step by step",
+    "DC, ICLR 2021",
+    RealImages("random"),
+    engine=GradientMatching(),
+)
+dsa = replace(
+    dc,
+    summary="DC under one augmentation of real and synthetic images",
+    source="DSA, ICML 2021",
+    engine=GradientMatching(crop=(0.6, 1.0)),
+)
+idc = Recipe(
+    "grids of small images from which networks learn the same as from real ones",
+    "IDC, ICML 2022",
+    Collage(),
+    engine=MultiFormation(),
+)
+mtt = Recipe(
+    "images that lead networks where experts trained on real ones went",
+    "MTT, CVPR 2022",
+    RealImages("random"),
+    engine=TrajectoryMatching(),
+)
+cao2 = Recipe(
+    "samples of a diffusion model, the surest ones, refined under their class",
+    "CaO2, ICCV 2025",
+    Noise(),
+    engine=ConditionAware(),
+)
 
 METHODS: dict[str, Recipe] = {
     "random": random,
@@ -155,4 +189,9 @@ METHODS: dict[str, Recipe] = {
     "reta": reta,
     "reta-distinct": reta_distinct,
     "dm": dm,
+    "dc": dc,
+    "dsa": dsa,
+    "idc": idc,
+    "mtt": mtt,
+    "cao2": cao2,
 }

@@ -33,7 +33,7 @@ def test_the_loss_is_a_sum_of_classes(committee: list[Classifier], pool: Pool) -
     engine = DistributionMatching(width=8, batch=100, crop=None)
     work = Work(committee, pool, [2, 0], Settings(3), METHODS["dm"].start)
     network = engine.network(work, "test").requires_grad_(False)
-    canvas = Canvas(work, engine)
+    canvas = Canvas(work, 1.0, 0.5)
     images = canvas.images(canvas.pixels.detach())
     found = engine.loss(work, network, images, 0, range(2))
     expected = 0.0

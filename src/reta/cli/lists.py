@@ -29,7 +29,14 @@ def methods(name: Positional[str | None] = None) -> None:
         return
     if name not in METHODS:
         raise unknown("method", name, METHODS)
-    say(yaml.safe_dump(describe(METHODS[name]), sort_keys=False).rstrip())
+    recipe = METHODS[name]
+    settings = describe(recipe)
+    if recipe.engine is not None:  # of the other parts it uses the start alone
+        parts = ("type", "summary", "source", "start", "engine")
+        settings = {part: settings[part] for part in parts}
+        module = inspect.getmodule(type(recipe.engine))
+        say(f"{inspect.getdoc(module)}\n\n{inspect.getdoc(type(recipe.engine))}\n")
+    say(yaml.safe_dump(settings, sort_keys=False).rstrip())
 
 
 def evaluations(name: Positional[str | None] = None) -> None:

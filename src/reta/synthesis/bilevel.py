@@ -17,7 +17,6 @@ from dataclasses import dataclass, replace
 from typing import Self
 
 import torch
-from torch import nn
 
 from reta.checkpoint import State, optimiser_tensors, restore_optimiser
 from reta.data.augment import Views, random_views, render
@@ -104,15 +103,26 @@ class Bilevel:
         if self.crop is None:
             return list(groups)
         size = work.pool.image_size
-        view = random_views(
-            random_generator(work.settings.seed, "siamese", label, step),
-            1,
+        view = self._views(work, 1, self.crop, "siamese", label, step)
+        return [render(group[None], view, size)[0] for group in groups]
+
+    def moved(self, work: Work, images: torch.Tensor, *key: int | str) -> torch.Tensor:
+        """Return images ``(n, 3, s, s)``, each under a view of its own, as networks learn them."""
+        if self.crop is None:
+            return images
+        views = self._views(work, len(images), self.crop, *key)
+        return render(images, views, work.pool.image_size)
+
+    def _views(self, work: Work, count: int, crop: tuple[float, float], *key: int | str) -> Views:
+        size = work.pool.image_size
+        return random_views(
+            random_generator(work.settings.seed, *key),
+            count,
             size,
-            scale=self.crop,
+            scale=crop,
             flip=work.settings.flip,
             shift=round(self.shift * size),
         )
-        return [render(group[None], view, size)[0] for group in groups]
 
     def real(self, work: Work, step: int, label: int) -> torch.Tensor:
         """Return random real images ``(n, 3, s, s)`` of a class."""
@@ -120,20 +130,6 @@ class Bilevel:
         rng = random_generator(work.settings.seed, "real", label, step)
         count = min(self.batch, len(members))
         return work.pool.pixels(members[rng.permutation(len(members))[:count]]).to(work.device)
-
-
-def moved_views(engine: Bilevel, work: Work, count: int, *key: int | str) -> Views:
-    """Draw a view of its own for each of some images, as networks are trained with."""
-    size = work.pool.image_size
-    return random_views(
-        random_generator(work.settings.seed, *key),
-        count,
-        size,
-        scale=engine.crop or (1.0, 1.0),
-        ratio=(3 / 4, 4 / 3) if engine.crop else (1.0, 1.0),
-        flip=work.settings.flip and engine.crop is not None,
-        shift=round(engine.shift * size) if engine.crop else 0,
-    )
 
 
 class Learner:
@@ -146,14 +142,18 @@ class Learner:
     def __init__(
         self, network: Classifier, rate: float, momentum: float = 0.0, decay: float = 0.0
     ) -> None:
+        self._rate, self._momentum, self._decay = rate, momentum, decay
+        self.renew(network)
+
+    def renew(self, network: Classifier) -> None:
+        """Go on with another network, which nothing was learned with yet."""
         self.network = network
         self._optimiser = torch.optim.SGD(
-            network.parameters(), rate, momentum=momentum, weight_decay=decay
+            network.parameters(), self._rate, self._momentum, weight_decay=self._decay
         )
 
-    def learn(self, images: torch.Tensor, labels: torch.Tensor) -> None:
-        """Take one step on the cross-entropy of images ``(n, 3, s, s)``."""
-        loss = nn.functional.cross_entropy(self.network(images), labels)
+    def descend(self, loss: torch.Tensor) -> None:
+        """Take one step on a loss."""
         self._optimiser.zero_grad()
         loss.backward()
         self._optimiser.step()
@@ -165,13 +165,17 @@ class Learner:
 
     def restore(self, tensors: Tensors) -> None:
         """Put back what `tensors` returned."""
-        weights = {
-            name.removeprefix("weight."): value
-            for name, value in tensors.items()
-            if name.startswith("weight.")
-        }
-        self.network.load_state_dict(weights)
+        self.network.load_state_dict(without("weight.", tensors))
         restore_optimiser(self._optimiser, tensors)
+
+
+def without(prefix: str, tensors: Tensors) -> dict[str, torch.Tensor]:
+    """Return the tensors whose names begin with a prefix, by the rest of their names."""
+    return {
+        name.removeprefix(prefix): value
+        for name, value in tensors.items()
+        if name.startswith(prefix)
+    }
 
 
 class Canvas:
@@ -183,14 +187,17 @@ class Canvas:
         unit: what a pixel is measured in, ``(channels, 1, 1)``.
     """
 
-    def __init__(self, work: Work, engine: Bilevel, *, normalised: bool = True) -> None:
+    def __init__(
+        self, work: Work, rate: float, momentum: float, *, normalised: bool = True
+    ) -> None:
         """Begin.
 
         Args:
             work: the block.
-            engine: steps, learning rate and momentum.
-            normalised: whether the learning rate is meant for pixels in standard deviations of
-                the data, or for pixels in [0, 1].
+            rate: of SGD.
+            momentum: of SGD.
+            normalised: whether the rate is meant for pixels in standard deviations of the data,
+                or for pixels in [0, 1].
         """
         channels = 1 if work.pool.grey else 3
         std = work.committee[0].std.squeeze(0)[:channels]
@@ -199,9 +206,9 @@ class Canvas:
         images = beginning.images.transpose(0, 1)[:, :, :channels]
         self.pixels = (images.to(work.device) / self.unit).contiguous().requires_grad_()
         self._anchors = [] if beginning.anchors is None else [beginning.anchors.T.contiguous()]
-        self._work, self._engine = work, engine
-        rate = engine.learning_rate * work.checkpoint.caution
-        self._optimiser = torch.optim.SGD([self.pixels], rate, momentum=engine.momentum)
+        self._work = work
+        rate *= work.checkpoint.caution
+        self._optimiser = torch.optim.SGD([self.pixels], rate, momentum=momentum)
         self._steps: list[dict[str, float]] = []
         self._frames = [self._frame()]
 
@@ -295,12 +302,7 @@ class Canvas:
         count = sum(name.startswith("frame.") for name in tensors)
         self._frames = [tensors[f"frame.{number}"] for number in range(count)]
         self._steps = facts["steps"]
-        kept = {
-            name.removeprefix("kept."): value
-            for name, value in tensors.items()
-            if name.startswith("kept.")
-        }
-        if kept:
+        if kept := without("kept.", tensors):
             restore(kept)
         return facts["done"], float(facts["seconds"])
 

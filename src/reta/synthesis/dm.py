@@ -47,7 +47,7 @@ class DistributionMatching(Bilevel):
 
     def recover(self, work: Work) -> Recovered:
         """Distil a block."""
-        canvas = Canvas(work, self)
+        canvas = Canvas(work, self.learning_rate, self.momentum)
         parts = packs(work)
 
         def step(index: int) -> dict[str, torch.Tensor]:
