@@ -4,13 +4,14 @@ from collections import namedtuple
 
 import pytest
 
-from crashes import World, make_world
+from crashes import CONFIG, World, make_world
 from reta import files
 from reta.data.formats import label_format
 from reta.errors import StorageError
 from reta.executor import Serial
-from reta.pipeline import Job, distill_jobs
-from reta.space import block_bytes, shard_bytes
+from reta.models import build
+from reta.pipeline import Job, distill, distill_jobs
+from reta.space import block_bytes, pool_bytes, shard_bytes, training_bytes
 
 
 @pytest.fixture(scope="module")
@@ -39,3 +40,24 @@ def test_too_small_a_disk_costs_no_work(world, tmp_path, monkeypatch):
     with pytest.raises(StorageError, match=r"run: needs [\d,]+ bytes, but the disk has only 5,000"):
         distill_jobs(world.prepared, [job], Serial())
     assert not list(job.path.glob("images/**/*.png"))
+
+
+def test_teachers_students_and_the_pool_are_checked_too(world, tmp_path, monkeypatch):
+    """Breaks when a network is trained that cannot be stored."""
+    model = build("convnet3", 4, 8)
+    most = training_bytes(model)
+    assert size_of(world.folder, "teachers") <= most <= 6 * size_of(world.folder, "teachers")
+    count, width = len(world.prepared.source.train), model.feature_dim
+    assert size_of(world.folder, "pool") <= pool_bytes(count, width, 4)
+    usage = namedtuple("usage", "total used free")(10**9, 10**9 - 5000, 5000)
+    for stage, part in (("pool", "pool"), ("train", "students")):
+        folder = world.before(stage, tmp_path / stage)
+        with monkeypatch.context() as patch:
+            patch.setattr(files.shutil, "disk_usage", lambda _: usage)
+            with pytest.raises(StorageError, match=r"needs [\d,]+ bytes"):
+                world.work(stage, folder)
+        assert not list(folder.glob(f"{part}/*"))
+    monkeypatch.setattr(files.shutil, "disk_usage", lambda _: usage)
+    with pytest.raises(StorageError, match=r"needs [\d,]+ bytes"):
+        distill(CONFIG, tmp_path / "new")
+    assert not list((tmp_path / "new").glob("teachers/*"))

@@ -78,6 +78,7 @@ def compare(
     baseline: str | None = None,
     device: str = "auto",
     cluster: str | None = None,
+    force: bool = False,
     **settings: Any,
 ) -> dict[str, Any]:
     """Distil with several methods, train the same students on each, measure and tabulate.
@@ -93,10 +94,11 @@ def compare(
         baseline: the row that others are held against; ``fadrm+`` if it is there, else the first.
         device: ``auto``, ``cpu``, ``cuda`` ….
         cluster: do the units of work on Ray: ``auto`` or an address, see `reta.cluster`.
+        force: begin a new folder, ``OUT-2``, beside one that was begun with other settings.
         settings: fields of `Config`.
 
     Returns:
-        The content of ``comparison.json``; its ``rows`` are the table.
+        The content of ``comparison.json``; its ``rows`` are the table. And the ``folder``.
     """
     from reta.cluster import executor_of
     from reta.comparison import compare as run
@@ -115,6 +117,7 @@ def compare(
         baseline=baseline,
         device=device,
         executor=executor,
+        force=force,
     )
 
 

@@ -210,7 +210,7 @@ def _connect(address: str) -> Any:
             logging_level=logging.ERROR,
             log_to_driver=True,
         )
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except Exception as error:  # Ray raises that very type if a part of it does not start in time
         raise UsageError(f"--cluster {address}: {error}") from error
     if threading.current_thread() is threading.main_thread():
         for number, handler in handlers.items():  # Ray's own would abort without an exit code

@@ -8,6 +8,7 @@ from itertools import groupby
 
 import torch
 
+from reta.memory import Halving
 from reta.models import Classifier, batch_statistics
 from reta.runtime import half_precision
 
@@ -33,18 +34,32 @@ def committee_logits(
     logits = []
     begin = 0
     for size, run in groupby(sizes):  # micro-batches of one size share forward passes
-        end = begin + size * len(list(run))
-        with ExitStack() as stack:
-            for teacher in committee:
-                stack.enter_context(batch_statistics(teacher, size))
-            answers = [_answer(teacher, views[begin:end]) for teacher in committee]
-        if weights is None:
-            logits.append(torch.stack(answers).mean(dim=0))
-        else:
-            voices = zip(weights, answers, strict=True)
-            logits.append(torch.stack([weight * answer for weight, answer in voices]).sum(dim=0))
-        begin = end
+        count = len(list(run))
+        own = views[begin : begin + size * count]
+
+        def answer(part: slice, own: torch.Tensor = own, size: int = size) -> torch.Tensor:
+            return _mean_logits(committee, own[part.start * size : part.stop * size], size, weights)
+
+        logits += Halving(f"micro-batches of {size} views")(answer, count)
+        begin += size * count
     return torch.cat(logits)
+
+
+def _mean_logits(
+    committee: Sequence[Classifier],
+    views: torch.Tensor,
+    size: int,
+    weights: Sequence[float] | None,
+) -> torch.Tensor:
+    """Return the mean logits of views of which each ``size`` are normalised together."""
+    with ExitStack() as stack:
+        for teacher in committee:
+            stack.enter_context(batch_statistics(teacher, size))
+        answers = [_answer(teacher, views) for teacher in committee]
+    if weights is None:
+        return torch.stack(answers).mean(dim=0)
+    voices = zip(weights, answers, strict=True)
+    return torch.stack([weight * answer for weight, answer in voices]).sum(dim=0)
 
 
 def _answer(teacher: Classifier, views: torch.Tensor) -> torch.Tensor:

@@ -9,7 +9,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from reta.config import Config, setting_of
+from reta.config import Config, resolve, setting_of
+from reta.data.sources import Source
 from reta.errors import UsageError, unknown
 from reta.evaluating import ACCURACY, Session, choose, evaluate_runs
 from reta.evaluation.result import Figure, Result
@@ -17,7 +18,7 @@ from reta.evaluation.subject import Evaluation
 from reta.evaluation.uncertainty import paired_difference, spread
 from reta.executor import Executor, Serial
 from reta.methods import METHODS
-from reta.pipeline import Job, data_facts, distill_jobs, keep_config
+from reta.pipeline import Job, data_facts, distill_jobs, keep_config, run_folder
 from reta.preparation import Prepared, open_data, prepare, recipe_of
 from reta.reporting.published import published
 from reta.reporting.tables import tables
@@ -71,6 +72,7 @@ def compare(
     device: str = "auto",
     command: str = "",
     executor: Executor | None = None,
+    force: bool = False,
 ) -> dict[str, Any]:
     """Distil with several methods, train students on each set, measure and tabulate.
 
@@ -89,9 +91,10 @@ def compare(
         device: ``auto``, ``cpu``, ``cuda`` ….
         command: the command line, to be kept with the numbers.
         executor: where the units of work are done; in this process by default.
+        force: begin a new folder beside one that was begun with other settings; nothing is mixed.
 
     Returns:
-        The content of ``comparison.json``.
+        The content of ``comparison.json``, and the ``folder``.
     """
     if not methods or len(set(methods)) < len(methods):
         raise UsageError("name at least one method, and each only once")
@@ -108,7 +111,7 @@ def compare(
     executor = executor or Serial()
     place = executor.device(device)
     source = open_data(config)
-    folder = RunFolder(out)
+    folder = _folder(out, config, variants, seeds, source, force)
     with folder.locked():
         keep_config(folder, replace(config, options={}), source)
         prepared = prepare(config, source, folder, place, executor)
@@ -152,7 +155,27 @@ def compare(
                 unit.write(f"tables/{name}", text.encode())
             unit.finish()
         folder.seal({"kind": "comparison", "runs": runs, "teachers": prepared.teachers})
-    return comparison
+    return comparison | {"folder": str(folder.path)}
+
+
+def _folder(
+    out: Path | str,
+    config: Config,
+    variants: Sequence[Variant],
+    seeds: int,
+    source: Source,
+    force: bool,
+) -> RunFolder:
+    """Return the folder of a comparison; with force, one that holds no run of other settings."""
+    full = resolve(config, source.image_size)
+    inside = {
+        variant.run(seed, seeds): replace(
+            full, method=variant.config.method, options=variant.config.options, seed=seed
+        )
+        for variant in variants
+        for seed in range(config.seed, config.seed + seeds)
+    }
+    return run_folder(out, replace(config, options={}), source, force, inside)
 
 
 def _variant(config: Config, words: str) -> Variant:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import datetime
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import count, pairwise
 from pathlib import Path
@@ -121,7 +121,7 @@ def distill(
     return run.path
 
 
-def squeeze(config: Config, out: Path | str, device: str = "auto") -> Path:
+def squeeze(config: Config, out: Path | str, device: str = "auto", force: bool = False) -> Path:
     """Train the committee of a run, with all processes that torchrun started.
 
     `distill` with the same settings finds it done and goes on; without torchrun this is its first
@@ -131,6 +131,7 @@ def squeeze(config: Config, out: Path | str, device: str = "auto") -> Path:
         config: the settings.
         out: the run folder; only the first process writes there.
         device: ``auto``, ``cpu``, ``cuda`` ….
+        force: begin a new folder beside one that was begun with other settings, see `run_folder`.
 
     Returns:
         The run folder.
@@ -144,14 +145,20 @@ def squeeze(config: Config, out: Path | str, device: str = "auto") -> Path:
             with TemporaryDirectory(prefix="reta-") as folder:
                 train_together(Lesson(Path(folder), full, source, place), team)
             return local(out)
-        run = RunFolder(out)
+        run = run_folder(out, config, source, force)
         with run.locked():
             keep_config(run, config, source)
             train_together(Lesson(run.path, full, source, place), team)
         return run.path
 
 
-def run_folder(out: Path | str, config: Config, source: Source, force: bool = False) -> RunFolder:
+def run_folder(
+    out: Path | str,
+    config: Config,
+    source: Source,
+    force: bool = False,
+    inside: Mapping[str, Config] | None = None,
+) -> RunFolder:
     """Return the folder of a run; with force, beside one that was begun with other settings.
 
     Args:
@@ -160,10 +167,16 @@ def run_folder(out: Path | str, config: Config, source: Source, force: bool = Fa
         source: the real images.
         force: if the folder was begun with other settings or images, take the first of ``out-2``,
             ``out-3`` … that was begun with these, or was not begun at all. Nothing is ever mixed.
+        inside: settings of the runs in folders inside, for a comparison.
     """
     run = RunFolder(out)
     numbers = count(2)
-    while force and refusal(run, config, source) is not None:
+
+    def refused() -> bool:
+        nested = ((RunFolder(run.path / name), own) for name, own in (inside or {}).items())
+        return any(refusal(*one, source) is not None for one in [(run, config), *nested])
+
+    while force and refused():
         run = RunFolder(f"{out}-{next(numbers)}")
     return run
 

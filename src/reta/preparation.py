@@ -19,6 +19,7 @@ from reta.methods import METHODS
 from reta.models import Classifier, check, preferred_layout
 from reta.progress import warn_once
 from reta.runtime import Device, Stopwatch
+from reta.space import pool_bytes
 from reta.squeeze import Lesson, committee_of, read_teacher, task_of, teacher_unit, weights_file
 from reta.storage import RunFolder, json_bytes
 from reta.synthesis.pool import MappedFeatures, Pool, look
@@ -201,6 +202,7 @@ def _pool_shard(
         watch = Stopwatch()
         streamed = isinstance(source.train, StreamedImages)
         dtype = torch.float16 if streamed else torch.float32
+        unit.require_space(pool_bytes(len(span), teacher.feature_dim, dtype.itemsize))
         tensors, grey = look(source.train, teacher, span, dtype)
         facts = asdict(task_of(source)) | {"teacher": teacher.name}
         unit.write(path, tensor_bytes(tensors, facts))

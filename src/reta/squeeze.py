@@ -14,6 +14,7 @@ from reta.errors import UsageError
 from reta.models import Classifier, Task
 from reta.progress import log
 from reta.runtime import Device, Stopwatch, mixed_precision
+from reta.space import training_bytes
 from reta.storage import RunFolder, Unit
 from reta.teachers import TeacherSpec, fingerprint, open_teacher
 from reta.team import Team
@@ -123,6 +124,7 @@ def _train(lesson: Lesson, spec: TeacherSpec) -> None:
 
     def work(checkpoint: Checkpoint) -> tuple[Classifier, Progress]:
         model = build_for(task, spec.text, seed).to(lesson.device.torch)
+        unit.require_space(training_bytes(model, averaged=bool(protocol.ema)))
         progress = train_teacher(
             model,
             source.train,

@@ -22,6 +22,7 @@ from reta.preparation import open_data
 from reta.protocols import AS_SET, TITLES, Regime
 from reta.reporting import write_card
 from reta.runtime import Device, Stopwatch
+from reta.space import training_bytes
 from reta.squeeze import build_for, task_of
 from reta.storage import RunFolder, fingerprint, json_bytes, read_json
 from reta.training import Progress, train_student
@@ -237,6 +238,7 @@ def train_unit(training: Training, student: Student) -> None:
 
     def work(checkpoint: Checkpoint) -> tuple[Classifier, Progress]:
         model = build_for(task, name, seed).to(training.device.torch)
+        unit.require_space(training_bytes(model, averaged=bool(protocol.ema)))
         test = source.test
         return model, train_student(model, data, test, protocol, seed=seed, checkpoint=checkpoint)
 

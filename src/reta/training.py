@@ -18,6 +18,7 @@ from reta.data.distilled import DistilledSet, MicroBatch
 from reta.data.images import ImageSet
 from reta.errors import DataError, DivergedError
 from reta.interruption import check
+from reta.memory import Halving, as_memory_limit
 from reta.models import Classifier, batch_statistics, can_group, preferred_layout
 from reta.progress import track
 from reta.runtime import images_per_pass, mixed_precision, random_generator, seeded, torch_seed
@@ -313,8 +314,16 @@ def predict(
     model.eval()
     device = model.mean.device
     chosen = torch.arange(len(images)) if indices is None else indices
-    batches = images.batches(chosen.split(images_per_pass(images.size)))
-    return torch.cat([model(batch.to(device).float() / 255).argmax(1) for batch in batches]).cpu()
+    halving = Halving(f"images of {images.size} px")
+    found = []
+    for batch in images.batches(chosen.split(images_per_pass(images.size))):
+
+        def answers(own: slice, batch: torch.Tensor = batch) -> torch.Tensor:
+            logits: torch.Tensor = model(batch[own].to(device).float() / 255)
+            return logits.argmax(1).cpu()
+
+        found += halving(answers, len(batch))
+    return torch.cat(found)
 
 
 def accuracy(model: Classifier, images: ImageSet) -> tuple[float, list[float | None]]:
@@ -442,7 +451,12 @@ def train_teacher(
             _measure(progress, model, test, epoch)
         return True
 
-    with team.normalising(model):
+    unfit = (
+        f"a batch of {batch_size} images of {size} px does not fit into memory while teacher "
+        f"{model.name} is trained, and a smaller one would be another training; choose smaller "
+        "--teachers, lower --image-size, or use a device with more memory"
+    )
+    with team.normalising(model), as_memory_limit(unfit):
         fit(
             model,
             batches,
@@ -489,16 +503,24 @@ def train_student(
     """
     progress, after_epoch = watch(model, test, protocol)
     both = protocol.labels == "soft" and protocol.hard_weight > 0
-    fit(
-        model,
-        lambda epoch: data.batches(epoch, model.mean.device, "both" if both else protocol.labels),
-        student_loss(protocol),
-        protocol,
-        after_epoch,
-        f"student {model.name}, seed {seed}",
-        seed=seed,
-        progress=progress,
-        checkpoint=checkpoint,
-        mixed=True,
+    unfit = (
+        f"a batch of labelled views does not fit into memory while student {model.name} is "
+        "trained, and its size is that of the labels; choose a smaller --student, or use a device "
+        "with more memory"
     )
+    with as_memory_limit(unfit):
+        fit(
+            model,
+            lambda epoch: data.batches(
+                epoch, model.mean.device, "both" if both else protocol.labels
+            ),
+            student_loss(protocol),
+            protocol,
+            after_epoch,
+            f"student {model.name}, seed {seed}",
+            seed=seed,
+            progress=progress,
+            checkpoint=checkpoint,
+            mixed=True,
+        )
     return progress

@@ -10,15 +10,16 @@ import pytest
 import torch
 
 from crashes import start, wait
+from reta.data.images import DecodedImages
 from reta.errors import MemoryLimitError
 from reta.methods import METHODS
-from reta.models import Classifier
+from reta.models import Classifier, build, freeze, preferred_layout
 from reta.synthesis.loop import Settings, recover
 from reta.synthesis.matching import Matching
-from reta.synthesis.pool import Pool
+from reta.synthesis.pool import Pool, build_pool
 from reta.synthesis.recipe import Recipe
 from reta.synthesis.schedule import Schedule
-from small_world import CLASSES
+from small_world import CLASSES, SIZE
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,31 @@ def test_packing_changes_no_byte_of_a_convnet(
     ]
     for other in runs[1:]:
         assert torch.equal(runs[0].images, other.images)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "mobilenet_v2",
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in ("shufflenet_v2_x0_5", "resnet18", "densenet121", "efficientnet_b0")
+        ),
+    ],
+)
+def test_packing_changes_no_byte_of_any_network(name: str, image_set: DecodedImages) -> None:
+    """Breaks when a kernel that rounds by the number of images is used for several groups."""
+    teacher = freeze(build(name, CLASSES, SIZE, seed=0))
+    teacher = teacher.to(memory_format=preferred_layout(teacher))
+    pool = build_pool(image_set, teacher)
+    short = replace(METHODS["reta"], schedule=Schedule(2, 1))
+    runs = [
+        recover(short, [teacher], pool, range(CLASSES), Settings(4, images_per_pass=size))
+        for size in (CLASSES, 3 * CLASSES, 100)
+    ]
+    for other in runs[1:]:
+        assert torch.equal(runs[0].images, other.images)
+        assert runs[0].steps == other.steps  # every loss, to the last digit
 
 
 def test_a_group_that_does_not_fit_is_said_with_the_fix(

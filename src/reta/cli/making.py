@@ -141,6 +141,7 @@ def squeeze(
     config: OmitArgPrefixes[Config],
     out_folder: Out = None,
     device: str = "auto",
+    force: bool = False,
     preset_: Preset = None,
     set_: Set = (),
 ) -> None:
@@ -155,6 +156,7 @@ def squeeze(
         config: settings, as for `reta distill`.
         out_folder: run folder, or a URL such as s3://bucket/run; runs/DATA-METHOD-ipcN by default.
         device: auto, cpu, cuda …
+        force: if DIR was begun with other settings, use DIR-2, DIR-3 … beside it; nothing is mixed.
         preset_: settings to begin with: a name of `reta presets` or a .yaml file.
         set_: a setting of the method, to be kept with the others; may be repeated.
     """
@@ -162,7 +164,7 @@ def squeeze(
     from reta.team import leads
 
     config = asked(config, set_)
-    folder = run_squeeze(config, out_folder or default_folder(config), device)
+    folder = run_squeeze(config, out_folder or default_folder(config), device, force)
     if leads():
         say(f"teachers       {folder / 'teachers'}")
         say("next           reta distill, with the same settings")

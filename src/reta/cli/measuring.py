@@ -129,6 +129,7 @@ def compare(
     out_folder: Out = None,
     device: str = "auto",
     cluster: Cluster = None,
+    force: bool = False,
     preset_: Preset = None,
     track: Track = None,
     set_: Set = (),
@@ -157,6 +158,7 @@ def compare(
         device: auto, cpu, cuda, cuda:1 …
         cluster: do the units of work on Ray: auto (the cluster of this machine, or a new one on
             it) or an address. Needs `pip install 'reta[ray]'`.
+        force: if DIR was begun with other settings, use DIR-2, DIR-3 … beside it; nothing is mixed.
         preset_: settings to begin with: a name of `reta presets` or a .yaml file; DATA and options
             override it.
         track: also send losses and accuracy to tensorboard, wandb or trackio.
@@ -180,20 +182,23 @@ def compare(
             options=options_of(own),
             sweep=sweeps_of(sweep),
             baseline=baseline,
+            force=force,
         )
 
 
 def demo(
     out_folder: Annotated[Path, arg(name="out", metavar="DIR")] = Path("runs/demo"),
     device: str = "auto",
+    force: bool = False,
 ) -> None:
     """Run the whole thing on scikit-learn's handwritten digits, in a few minutes on a laptop.
 
     Args:
         out_folder: comparison folder.
         device: auto, cpu, cuda, cuda:1 …
+        force: if DIR was begun with other settings, use DIR-2, DIR-3 … beside it; nothing is mixed.
     """
-    _compare(preset("demo"), ("random", "fadrm+", "reta"), out_folder, device)
+    _compare(preset("demo"), ("random", "fadrm+", "reta"), out_folder, device, force=force)
 
 
 def _compare(
@@ -217,6 +222,7 @@ def _compare(
         executor=executor_of(cluster),
         **options,
     )
+    folder = Path(result["folder"])  # another one with --force
     table = Table(title=f"{result['title']}: students on unseen real images", box=None)
     for heading in ("method", "accuracy", "best epoch", "κ", "s/image", "images", "labels"):
         table.add_column(heading, justify="left" if heading == "method" else "right")

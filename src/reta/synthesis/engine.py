@@ -25,7 +25,8 @@ class Settings:
         seed: of the run.
         flip: whether mirroring keeps the meaning of the images.
         images_per_pass: BN groups share a forward pass up to this many images. Statistics are
-            taken per group, so this changes speed and memory, and results only by rounding.
+            taken per group, so this changes speed and memory: on a CPU no byte, see `Packing`; on
+            a GPU results by rounding.
     """
 
     ipc: int

@@ -13,10 +13,10 @@ import torch.nn.functional as F
 
 from reta.checkpoint import Checkpoint, State, optimiser_tensors, restore_optimiser
 from reta.data.augment import Views, random_views, render
-from reta.errors import DivergedError, MemoryLimitError, out_of_memory
+from reta.errors import DivergedError
 from reta.interruption import check
 from reta.models import Classifier
-from reta.progress import log, track, warn_once
+from reta.progress import track, warn_once
 from reta.runtime import Stopwatch, random_generator, recovery_precision
 from reta.synthesis.alignment import Target, TopologyAlignment
 from reta.synthesis.batches import Batches
@@ -24,6 +24,7 @@ from reta.synthesis.connection import fit_gap, resample, residual_connection, sh
 from reta.synthesis.embedding import Embedding, embed, embed_class
 from reta.synthesis.engine import Recovered, Settings, Tensors, Work
 from reta.synthesis.matching import Scene, Turn, probe
+from reta.synthesis.packing import Packing
 from reta.synthesis.pool import Pool
 from reta.synthesis.recipe import Recipe
 from reta.synthesis.retrieval import edge_complexity
@@ -83,7 +84,8 @@ class Recovery:
         if recipe.preserve:
             images = beginning.images.to(device)
             self.free = recipe.preserve.free(self.teachers[0], images, self.targets)
-        self.at_once = max(1, settings.images_per_pass // len(self.labels))
+        at_once = max(1, settings.images_per_pass // len(self.labels))
+        self.packing = Packing(at_once, len(self.labels), settings.ipc, device)
         self.topology = recipe.topology if settings.ipc > 1 else None
         if recipe.topology and not self.topology:
             warn_once("one synthetic image per class has no topology: the PTA term is 0")
@@ -99,38 +101,7 @@ class Recovery:
     @property
     def packs(self) -> list[slice]:
         """Images of each class that share a forward pass."""
-        ipc = self.settings.ipc
-        return [slice(i, i + self.at_once) for i in range(0, ipc, self.at_once)]
-
-    def _fitting(self, work: Callable[[], T]) -> T:
-        """Return what some work gives, in half as large packs whenever memory runs out.
-
-        The groups, and with them the statistics, stay what they are.
-
-        Raises:
-            MemoryLimitError: if a single group does not fit.
-        """
-        while True:
-            try:
-                return work()
-            except (RuntimeError, MemoryError) as error:
-                if not out_of_memory(error):
-                    raise
-                self._pack_less()
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
-
-    def _pack_less(self) -> None:
-        self.at_once = min(self.at_once, self.settings.ipc)
-        if self.at_once == 1 or self.batches.kind == "class":
-            raise MemoryLimitError(
-                f"one BN group of {self.batches.images} images of {self.pixels.shape[-1]} px does "
-                "not fit into memory, and its statistics cannot be taken in parts; lower --block "
-                "(classes optimised together) or --image-size, or use a device with more memory"
-            )
-        self.at_once = -(-self.at_once // 2)
-        images = self.at_once * len(self.labels)
-        log.warning("out of memory: goes on with %d images in a pass, same statistics", images)
+        return self.packing.packs(self.settings.ipc)
 
     def run(self, checkpoint: Checkpoint | None = None) -> Recovered:
         """Optimise and connect, block after block.
@@ -157,7 +128,7 @@ class Recovery:
             steps=self.steps,
             connections=self.connections,
             seconds=earlier + watch.seconds,
-            images_per_pass=min(self.at_once, self.settings.ipc) * len(self.labels),
+            images_per_pass=self.packing.at_once * len(self.labels),
         )
 
     def _close(self, blocks: Sequence[Block]) -> None:
@@ -269,11 +240,14 @@ class Recovery:
         remaining = range(self.step, block.steps)
         for step in track(remaining, description, len(remaining)):
             offer()
-            gradient, row = self._fitting(partial(self._match, done + step, views[step]))
+            active = schedule.active(done + step, self.settings.ipc)
+            kind = ("match", active, (done + step) % self.matcher.turns)
+            gradient, row = self._packed(kind, partial(self._match, done + step, views[step]))
             if topology and topology.due(step, block.steps):
                 turn = self.matcher.asked(done + step)[0]
                 chosen = turn if topology.teachers == "turn" else 0
-                self.pull, aligned = self._fitting(partial(self._align, chosen))
+                pulling = partial(self._align, chosen)
+                self.pull, aligned = self._packed(("align", chosen), pulling)
                 row |= aligned
                 ratio = self.pull.norm() / gradient.norm().clamp(min=1e-12)
                 if topology.weight_of == "gradient":
@@ -302,7 +276,7 @@ class Recovery:
         losses, gaps, news = [], [], []
         assert self.recipe.schedule is not None
         active = self.recipe.schedule.active(step, self.settings.ipc)
-        for where, groups in self.batches.passes(active, self.at_once):
+        for where, groups in self.batches.passes(active, self.packing.at_once):
             check()  # nothing has changed yet in this step
             leaf = self.pixels.detach()[where].requires_grad_()
             images, labels = self.batches.grouped(self._shown(leaf), where, self.targets)
@@ -344,9 +318,16 @@ class Recovery:
     @torch.no_grad()
     def _features(self, turn: int = 0, kind: Embedding = "features") -> torch.Tensor:
         """Return φ of all images as they are, ``(classes, ipc, d)``."""
-        return self._fitting(
-            lambda: self._by_class([self._reach(pack, turn, kind)[1] for pack in self.packs])
+        return self._packed(
+            ("look", turn, kind),
+            lambda: self._by_class([self._reach(pack, turn, kind)[1] for pack in self.packs]),
         )
+
+    def _packed(self, kind: tuple[Any, ...], work: Callable[[], T]) -> T:
+        """Return what some work gives, in packs that fit and change no byte, see `Packing`."""
+        side, whole = self.pixels.shape[-1], self.batches.kind == "class"
+        group = f"{self.batches.images} images of {side} px"
+        return self.packing.do((*kind, side), work, group, whole)
 
     def _align(self, turn: int = 0) -> tuple[torch.Tensor, dict[str, Any]]:
         """Return the pixel gradient of the topology term and its value.
