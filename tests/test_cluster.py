@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import signal
+import socket
 import sys
 import threading
 import time
@@ -16,7 +17,7 @@ from typing import Any
 import pytest
 
 from reta import pipeline
-from reta.cluster import RETRIES, OnRay
+from reta.cluster import RETRIES, OnRay, started
 from reta.config import Config
 from reta.errors import DataError, UnfinishedError, UsageError
 from reta.pipeline import distill
@@ -46,7 +47,7 @@ def cluster() -> Iterator[None]:
     """A cluster of two workers on this machine."""
     paths = os.pathsep.join([str(SOURCE), str(TESTS)])
     variables = {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
-    ray.init(
+    started(
         num_cpus=2,
         include_dashboard=False,
         log_to_driver=False,
@@ -229,8 +230,49 @@ def test_a_driver_that_is_asked_to_stop_does_so(tmp_path):
         time.sleep(0.1)
     time.sleep(3)
     process.send_signal(signal.SIGTERM)
-    assert process.wait(60) == 143
+    assert process.wait(600) == 143
     assert "continues where it stopped" in (tmp_path / "log").read_text()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.mark.slow
+def test_the_address_of_a_cluster_elsewhere(serial, tmp_path):
+    """Breaks when --cluster ray://HOST:PORT needs more than `pip install 'reta[ray]'`."""
+    import subprocess
+
+    pytest.importorskip("grpc")
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(SOURCE), str(TESTS)])}
+    port, client = free_port(), free_port()
+    command = [sys.executable, "-m", "ray.scripts.scripts"]
+    options = f"start --head --block --port {port} --ray-client-server-port {client} --num-cpus 2"
+    head = subprocess.Popen(
+        [*command, *options.split(), "--include-dashboard=false"],
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    code = (
+        "import sys, test_cluster as t; t.pipeline.EPOCHS_PER_SHARD = 2; "
+        "one = t.OnRay(sys.argv[2]); folder = t.distill(t.TINY, sys.argv[1], executor=one); "
+        "t.train(folder, executor=one)"
+    )
+    arguments = [str(tmp_path / "run"), f"ray://127.0.0.1:{client}"]
+    try:
+        for _ in range(600):  # until the head listens
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", client)) == 0:
+                    break
+            time.sleep(0.2)
+        subprocess.run([sys.executable, "-c", code, *arguments], env=environment, check=True)
+    finally:
+        head.terminate()
+        head.wait()
+    assert results(tmp_path / "run") == serial
 
 
 @pytest.mark.slow

@@ -205,7 +205,7 @@ def _connect(address: str) -> Any:
         return ray
     handlers = {number: signal.getsignal(number) for number in interruption.SIGNALS}
     try:
-        ray.init(
+        started(
             address=None if address == "auto" else address,
             logging_level=logging.ERROR,
             log_to_driver=True,
@@ -218,6 +218,23 @@ def _connect(address: str) -> Any:
     nodes = [node for node in ray.nodes() if node["Alive"]]
     log.info("cluster: %d nodes, %s", len(nodes), _resources(ray.cluster_resources()))
     return ray
+
+
+def started(**options: Any) -> None:
+    """Connect to Ray, or start it; on a busy machine its parts may take longer than it waits."""
+    import ray
+
+    for patience in (2, 1, 0):
+        try:
+            ray.init(**options)
+            return
+        except (ConnectionError, ValueError, RuntimeError):
+            raise
+        except Exception as error:
+            if not patience:
+                raise
+            log.info("%s Trying again", error)
+            ray.shutdown()
 
 
 def _resources(found: dict[str, float]) -> str:
