@@ -51,7 +51,8 @@ SMALL: dict[str, object] = {
     "expert_epochs": 1,
     "student_steps": 3,
     "training": 2,
-    "sampling": 8,
+    "sampling": 4,
+    "candidates": 2,
     "latent_rate": 0.1,
 }
 """Settings of engines that make them quick, where an engine has them."""
