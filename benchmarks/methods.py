@@ -180,7 +180,7 @@ def needs(recipe: Recipe) -> str:
     if own == "BarycentreMatching":
         found.append("POT")
     start = type(recipe.start).__name__
-    found.append("no real image" if start == "Noise" else "real images")
+    found.append("starts from noise" if start == "Noise" else "starts from real images")
     return ", ".join(found)
 
 
