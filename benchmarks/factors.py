@@ -80,10 +80,10 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "reta-drc schedule.connections=1",
     ),
     "start": (
-        "fadrm+ start.order=random",
-        "reta-drc start.order=random",
+        "typical",
         "fadrm+ start.order=typical",
         "reta-drc start.order=typical",
+        "fadrm+ start.order=random",
     ),
     "topology": (
         "reta-pta topology.weight=3",
@@ -183,8 +183,8 @@ def figures(folder: Path) -> dict[str, Any]:
         "last": mean(one["last"] for one in metrics["students"]),
         "best": mean(one["best"] for one in metrics["students"]),
         "kappa": metrics["kappa_mean"],
-        "distance": geometry["intra_class_distance"],
-        "real_distance": geometry.get("real_intra_class_distance"),
+        "distance": geometry["intra_class_distance"]["synthetic"],
+        "real_distance": geometry["intra_class_distance"]["real"],
         "contraction": over("contraction_ratio"),
         "distinct_anchors": over("distinct_anchors"),
         "fit_gap": over("fit_gap"),
