@@ -142,6 +142,7 @@ SETTINGS = {
     "digits-ipc1": Setting("digits", replace(_DIGITS, ipc=1), "choose", 8),
     "digits-ipc2": Setting("digits", replace(_DIGITS, ipc=2), "choose", 12),
     "fashion-ipc1": Setting("fashion", replace(_FASHION, ipc=1), "confirm", 15),
+    "fashion-ipc2": Setting("fashion", replace(_FASHION, ipc=2), "confirm", 25),
     "fashion-ipc5": Setting("fashion", replace(_FASHION, ipc=5), "confirm", 50),
     "imagenette-ipc1": Setting("imagenette", replace(_NETTE, ipc=1), "confirm", 40),
     "imagenette-ipc2": Setting("imagenette", replace(_NETTE, ipc=2), "confirm", 80),
