@@ -60,7 +60,6 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "reta-drc connection.candidates=30",
         "reta-drc connection.embedding=logits",
         "reta-drc connection.embedding=committee",
-        "reta-drc connection.embedding=pixels",
         "reta-drc connection.anchors=distinct",
         "reta-drc connection.anchors=distinct connection.fresh=true",
     ),
@@ -78,6 +77,12 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "reta-drc connection.last_alpha=0.9",
         "fadrm+ schedule.connections=1",
         "reta-drc schedule.connections=1",
+    ),
+    # Fit where Eq. 3 has it, in the pixels: what is blended then lies on what is there.
+    "pixels": (
+        "reta-drc connection.embedding=pixels",
+        "reta-drc connection.embedding=pixels connection.fresh=true",
+        "reta connection.embedding=pixels",
     ),
     "start": (
         "typical",

@@ -51,7 +51,7 @@ TITLES = {
     "start": "Where images start",
     "topology": "The weight and the target of the topology",
     "topology-more": "Other readings of the topology",
-    "candidates": "Candidates for the default",
+    "pixels": "Fit in the pixels",
 }
 
 Settings = Mapping[str, dict[str, Any]]
