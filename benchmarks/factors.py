@@ -67,10 +67,10 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "blending": (
         "fadrm+ connection.alpha=0.7",
         "reta-drc connection.alpha=0.7",
-        "fadrm+ schedule.connections=7",
-        "reta-drc schedule.connections=7",
     ),
     "blending-more": (
+        "fadrm+ schedule.connections=7",
+        "reta-drc schedule.connections=7",
         "fadrm+ connection.alpha=0.9",
         "reta-drc connection.alpha=0.9",
         "fadrm+ connection.last_alpha=0.9",
@@ -90,13 +90,18 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "reta-drc start.order=typical",
         "fadrm+ start.order=random",
     ),
+    "cross": (
+        "fadrm+ start.order=random",
+        "reta-pta start.order=random",
+        "reta start.order=random",
+    ),
     "topology": (
-        "reta-pta topology.weight=3",
         "reta-pta topology.weight_of=gradient topology.weight=0.3",
-        "reta-pta topology.weight_of=gradient topology.weight=1",
         "reta-pta topology.graph=separate topology.draws=16",
     ),
     "topology-more": (
+        "reta-pta topology.weight=3",
+        "reta-pta topology.weight_of=gradient topology.weight=1",
         "reta-pta topology.weight=0.05",
         "reta-pta topology.graph=separate",
         "reta-pta topology.loop_weight=0",

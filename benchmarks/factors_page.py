@@ -52,6 +52,7 @@ TITLES = {
     "topology": "The weight and the target of the topology",
     "topology-more": "Other readings of the topology",
     "pixels": "Fit in the pixels",
+    "cross": "The best start with the paper's two ideas",
 }
 
 Settings = Mapping[str, dict[str, Any]]
