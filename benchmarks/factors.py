@@ -90,6 +90,13 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "reta-drc start.order=typical",
         "fadrm+ start.order=random",
     ),
+    # With more seeds.
+    "candidates": (
+        BASELINE,
+        "fadrm+ start.order=random",
+        "reta-pta",
+        "reta-pta start.order=random",
+    ),
     "cross": (
         "fadrm+ start.order=random",
         "reta-pta start.order=random",

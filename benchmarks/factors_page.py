@@ -52,6 +52,7 @@ TITLES = {
     "topology": "The weight and the target of the topology",
     "topology-more": "Other readings of the topology",
     "pixels": "Fit in the pixels",
+    "candidates": "Candidates for the default, with more seeds",
     "cross": "The best start with the paper's two ideas",
 }
 
@@ -74,7 +75,7 @@ class Gap:
 def gaps(setting: Mapping[str, Any], row: str, figure: str = "last") -> list[float]:
     """Return the differences of a row from FADRM+, seed by seed, in points of accuracy."""
     rows = setting["rows"]
-    pairs = zip(rows[row], rows[BASELINE], strict=True)
+    pairs = zip(rows[row], rows[BASELINE], strict=False)  # some rows have more seeds than others
     return [100 * (one[figure] - other[figure]) for one, other in pairs]
 
 
@@ -82,9 +83,8 @@ def within(setting: Mapping[str, Any], row: str) -> Gap | None:
     """Return the difference of a row in one setting."""
     if row not in setting["rows"] or row == BASELINE:
         return None
-    values = [[100 * one["last"]] for one in setting["rows"][row]]
-    base = [[100 * one["last"]] for one in setting["rows"][BASELINE]]
-    found = paired_difference(values, base)
+    values = [[gap] for gap in gaps(setting, row)]
+    found = paired_difference(values, [[0.0]] * len(values))
     return found and Gap(found.mean, found.t_low, found.t_high)
 
 
@@ -185,7 +185,7 @@ def correlation(setting: Mapping[str, Any], cause: str) -> float | None:
         (one[cause] - other[cause], one["last"] - other["last"])
         for row, own in setting["rows"].items()
         if row not in (BASELINE, "random", "medium")
-        for one, other in zip(own, base, strict=True)
+        for one, other in zip(own, base, strict=False)
         if one.get(cause) is not None and other.get(cause) is not None
     ]
     if len(pairs) < 10 or len({pair[0] for pair in pairs}) < 3:
