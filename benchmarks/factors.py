@@ -95,7 +95,9 @@ GROUPS: dict[str, tuple[str, ...]] = {
         BASELINE,
         "fadrm+ start.order=random",
         "reta-pta",
-        "reta-pta start.order=random",
+        "reta-drc connection.margin=0.1",
+        "reta connection.margin=0.1",
+        "reta connection.margin=0.1 start.order=random",
     ),
     "cross": (
         "fadrm+ start.order=random",
