@@ -43,7 +43,7 @@ BASELINES = ("random", "medium", "fadrm", BASELINE)
 GROUPS: dict[str, tuple[str, ...]] = {
     "baselines": BASELINES,
     "paper": ("random", BASELINE, "reta-paper", "reta"),
-    "methods": ("reta-drc", "reta-pta", "reta", "reta-distinct"),
+    "methods": ("reta-drc", "reta-pta", "reta-paper", "reta-distinct", "reta"),
     # Which anchor.
     "retrieval": (
         "reta-drc",
@@ -82,7 +82,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "pixels": (
         "reta-drc connection.embedding=pixels",
         "reta-drc connection.embedding=pixels connection.fresh=true",
-        "reta connection.embedding=pixels",
+        "reta-paper connection.embedding=pixels",
     ),
     "start": (
         "typical",
@@ -96,13 +96,13 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "fadrm+ start.order=random",
         "reta-pta",
         "reta-drc connection.margin=0.1",
-        "reta connection.margin=0.1",
-        "reta connection.margin=0.1 start.order=random",
+        "reta-paper connection.margin=0.1",
+        "reta",
     ),
     "cross": (
         "fadrm+ start.order=random",
         "reta-pta start.order=random",
-        "reta start.order=random",
+        "reta-paper start.order=random",
     ),
     "topology": (
         "reta-pta topology.weight_of=gradient topology.weight=0.3",

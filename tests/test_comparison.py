@@ -182,14 +182,14 @@ SETTING = {
 
 def test_published_numbers_need_the_same_setting():
     """Breaks when a paper's number stands beside another data set, size, ipc or student."""
-    number = published("reta", "accuracy", **SETTING)
+    number = published("reta-paper", "accuracy", **SETTING)
     assert number["value"] == 0.703
     assert "Table 1" in number["source"]
-    assert published("reta", "accuracy", **SETTING | {"data": "CIFAR-100"}) == number
+    assert published("reta-paper", "accuracy", **SETTING | {"data": "CIFAR-100"}) == number
     others = {"data": "cifar10", "classes": 10, "image_size": 64, "ipc": 5, "student": "convnet3"}
     for name, value in others.items():
-        assert published("reta", "accuracy", **SETTING | {name: value}) is None
-    assert published("reta", "corrupted", **SETTING) is None
+        assert published("reta-paper", "accuracy", **SETTING | {name: value}) is None
+    assert published("reta-paper", "corrupted", **SETTING) is None
     assert published("random", "accuracy", **SETTING) is None
 
 

@@ -54,8 +54,8 @@ def differing(one: str, other: str) -> set[str]:
     [
         ("fadrm+", "reta-drc", {"connection"}),
         ("fadrm+", "reta-pta", {"topology"}),
-        ("reta-drc", "reta", {"topology"}),
-        ("reta-pta", "reta", {"connection"}),
+        ("reta-drc", "reta-paper", {"topology"}),
+        ("reta-pta", "reta-paper", {"connection"}),
         ("fadrm", "fadrm+", {"committee"}),
     ],
 )
@@ -74,8 +74,8 @@ def test_recipes_are_those_of_the_papers() -> None:
     assert (fadrm_plus.topology, fadrm_plus.committee) == (None, "all")
     assert METHODS["fadrm"].committee == METHODS["sre2l"].committee == "first"
     assert METHODS["sre2l"].schedule == Schedule(4000, 0)
-    assert METHODS["reta"].connection == RetrievedAnchor(0.5, 0.1, "argmin", "minmax", 1.0)
-    assert METHODS["reta"].topology == TopologyAlignment(weight=0.5)
+    assert METHODS["reta-paper"].connection == RetrievedAnchor(0.5, 0.1, "argmin", "minmax", 1.0)
+    assert METHODS["reta-paper"].topology == TopologyAlignment(weight=0.5)
     for name in ("random", "medium", "rded"):
         assert METHODS[name].schedule is None
 

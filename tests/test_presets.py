@@ -72,7 +72,7 @@ def test_settings_are_fadrms(name: str, ipc: int) -> None:
     """A copying error in one of 45 cells, or a default that moved under a preset."""
     config = resolve(preset(f"{name}-ipc{ipc}"), preset(f"{name}-ipc{ipc}").image_size or 0)
     size = {"cifar100": 32, "tiny-imagenet": 64}.get(name, 224)
-    assert (config.method, config.ipc, config.image_size) == ("reta", ipc, size)
+    assert (config.method, config.ipc, config.image_size) == ("reta-paper", ipc, size)
     long = name == "cifar100" or (name == "tiny-imagenet" and ipc == 1)
     assert config.label_epochs == (1000 if long else 300)
     recipe: Recipe = recipe_of(config)
