@@ -28,6 +28,7 @@ from reta.storage import read_json
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "factors.md"
 FOREST = ROOT / "docs" / "images" / "factors.svg"
+REAL = ("random", "medium", "typical")  # rows of images that were not optimised
 CAUSES = {
     "kappa": "κ, contraction of the classes",
     "distance": "distance between two images of a class",
@@ -43,7 +44,7 @@ CAUSES = {
 }
 TITLES = {
     "baselines": "Baselines",
-    "methods": "The paper's methods, and distinct anchors",
+    "methods": "The paper's methods, distinct anchors, and what reta does now",
     "retrieval": "Which anchor",
     "retrieval-more": "Which anchor: scale, candidates, space, reuse",
     "blending": "How much of it, and how often",
@@ -89,19 +90,23 @@ def within(setting: Mapping[str, Any], row: str) -> Gap | None:
 
 
 def over(settings: Iterable[Mapping[str, Any]], row: str, draws: int = 10_000) -> Gap | None:
-    """Return the mean difference of a row over the settings that have it."""
-    tables = [np.asarray(gaps(s, row)) for s in settings if row in s["rows"] and row != BASELINE]
-    if not tables:
+    """Return the difference of a row over the settings that have it, each by its precision."""
+    shown = [s for s in settings if row in s["rows"] and row != BASELINE]
+    if not shown:
         return None
+    tables = [np.asarray(gaps(s, row)) for s in shown]
+    # One deviation for all rows of a setting: that of a row alone is known from few seeds.
+    weights = [len(x) / power(s)[0] ** 2 for s, x in zip(shown, tables, strict=True)]
     rng = random_generator(0, "bootstrap", row)
     means = [x[rng.integers(0, len(x), (draws, len(x)))].mean(axis=1) for x in tables]
-    low, high = np.percentile(np.mean(means, axis=0), [2.5, 97.5])
-    return Gap(float(np.mean([x.mean() for x in tables])), float(low), float(high))
+    low, high = np.percentile(np.average(means, axis=0, weights=weights), [2.5, 97.5])
+    middle = float(np.average([x.mean() for x in tables], weights=weights))
+    return Gap(middle, float(low), float(high))
 
 
 def power(setting: Mapping[str, Any]) -> tuple[float, float]:
     """Return the deviation of paired differences, and the gain found with 80 % power."""
-    rows = [row for row in setting["rows"] if row not in (BASELINE, "random", "medium")]
+    rows = [row for row in setting["rows"] if row not in (BASELINE, *REAL)]
     seeds = len(setting["rows"][BASELINE])
     deviation = math.sqrt(mean(stdev(gaps(setting, row)) ** 2 for row in rows))
     reach = float(t.ppf(0.975, seeds - 1) + t.ppf(0.8, seeds - 1))
@@ -184,7 +189,7 @@ def correlation(setting: Mapping[str, Any], cause: str) -> float | None:
     pairs = [
         (one[cause] - other[cause], one["last"] - other["last"])
         for row, own in setting["rows"].items()
-        if row not in (BASELINE, "random", "medium")
+        if row not in (BASELINE, *REAL)
         for one, other in zip(own, base, strict=False)
         if one.get(cause) is not None and other.get(cause) is not None
     ]
@@ -260,12 +265,13 @@ def page(settings: Settings) -> str:
         "[reproduction.md](reproduction.md).",
         "",
         "Every row is a method, or a method with the settings named. Within a setting all rows "
-        "share the committee, the start images and the seeds of students, so a difference is taken "
-        "seed by seed. Intervals are 95 %: Student's t in a setting; over several, a paired "
-        "bootstrap of seeds within each. **Bold**: the interval leaves out zero. With this many "
-        "rows, one in twenty would be bold by luck alone; what counts is what repeats in settings "
-        "that were not used for choosing. **Gain found** is what a row must gain in that setting "
-        "to be found with 80 % power.",
+        "share the committee, the start images and the seeds of students, so a difference is "
+        "taken seed by seed. Intervals are 95 %: Student's t in a setting; over several, a "
+        "paired bootstrap of seeds within each, every setting weighted by its precision. "
+        "**Bold**: the interval leaves out zero. With this many rows, one in twenty would be "
+        "bold by luck alone; what counts is what repeats in settings that were not used for "
+        "choosing. **Gain found** is what a row must gain in that setting to be found with 80 %"
+        " power.",
         "",
         "## Settings",
         "",
@@ -277,7 +283,7 @@ def page(settings: Settings) -> str:
         "",
     ]
     for group in GROUPS:
-        if group != "baselines":
+        if group in TITLES and group != "baselines":
             lines += group_table(settings, group)
     lines += [
         "## What accuracy goes with",
