@@ -20,7 +20,7 @@ import claims
 
 from reta import cli
 
-METHODS = ("random", "fadrm+", "reta")
+METHODS = ("random", "fadrm+", "reta-paper", "reta")
 SMALL = "--classes 10 --ipc 3 --teacher-epochs 15 --steps 300 --label-epochs 100"
 WHOLE = "--preset cifar100-ipc10"
 
