@@ -33,6 +33,7 @@ from reta.runtime import (
     half_precision,
     hardware,
     mixed_precision,
+    short_numbers,
 )
 from reta.squeeze import build_for, task_of
 from reta.students import open_run
@@ -67,7 +68,8 @@ def paired(seeds: int, train: Callable[[int], float]) -> dict[str, Any]:
     """Return last accuracies in short numbers and in float32, and their mean difference."""
     short, full = [], []
     for seed in range(seeds):
-        short.append(train(seed))
+        with short_numbers():
+            short.append(train(seed))
         with full_precision():
             full.append(train(seed))
     differences = [a - b for a, b in zip(short, full, strict=True)]
@@ -102,12 +104,14 @@ def main() -> None:
     options = parser.parse_args()
     show_progress(False)
     device = choose_device("cpu").torch
+    with short_numbers():
+        numbers = [half_precision(device)[1], mixed_precision(device)[1]]
     config = Config("digits", ipc=10, effort="small", steps=60, label_epochs=60)
     with tempfile.TemporaryDirectory() as folder:
         run = distill(config, Path(folder) / "run", "cpu")
         source, data = open_run(run).source, load(run, temperature=None)
         result = {
-            "numbers": [half_precision(device)[1], mixed_precision(device)[1]],
+            "numbers": numbers,
             "labels": labels(run, task_of(source), data.images),
             "students": paired(options.seeds, lambda seed: student(data, source, seed, 60)),
             "teachers": paired(options.seeds // 2, lambda seed: teacher(source, seed)),

@@ -11,6 +11,7 @@ import torchvision.transforms.v2.functional as tv
 from reta.data.distilled import DistilledSet
 from reta.data.labels import LabelShard
 from reta.models import Classifier, build
+from reta.runtime import full_precision
 from reta.synthesis.relabel import relabel
 from reta.training import Protocol, train_student
 from small_world import make_images, make_teacher
@@ -64,10 +65,11 @@ def test_relabel_and_train_do_what_is_written() -> None:
     order = found.labels.argsort(stable=True)
     images, labels = found.pixels(order), found.labels[order]
     teachers = [make_teacher(1, CLASSES), make_teacher(2, CLASSES)]
-    shard = relabel(teachers, images, range(EPOCHS), seed=0)
     ours, theirs, fresh = (build("convnet3", CLASSES, SIZE, seed=5) for _ in range(3))
-    data = DistilledSet(images, labels, found.classes, [shard], None)
-    train_student(ours, data, found, Protocol(EPOCHS, RATE, stretch=STRETCH), seed=0)
+    with full_precision():
+        shard = relabel(teachers, images, range(EPOCHS), seed=0)
+        data = DistilledSet(images, labels, found.classes, [shard], None)
+        train_student(ours, data, found, Protocol(EPOCHS, RATE, stretch=STRETCH), seed=0)
     by_the_book(images, shard, teachers, theirs)
     moved = {name: value - dict(fresh.named_parameters())[name] for name, value in
              theirs.named_parameters()}  # fmt: skip

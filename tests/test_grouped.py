@@ -9,8 +9,16 @@ import pytest
 import torch
 from torch import nn
 
+from reta.errors import UsageError
 from reta.models import Classifier, batch_statistics, build, can_group, wrap
-from reta.runtime import full_precision, half_precision, mixed_precision
+from reta.runtime import (
+    choose_device,
+    full_precision,
+    half_precision,
+    mixed_precision,
+    recovery_precision,
+    short_numbers,
+)
 from reta.training import Protocol, fit, soft_loss
 
 CPU = torch.device("cpu")
@@ -94,6 +102,17 @@ def test_full_precision_is_full() -> None:
 
 
 def test_the_environment_asks_for_full_precision(monkeypatch: pytest.MonkeyPatch) -> None:
-    """RETA_PRECISION that is not looked at."""
+    """RETA_PRECISION that is not looked at, or misspelt and not looked at."""
     monkeypatch.setenv("RETA_PRECISION", "full")
     assert mixed_precision(CPU)[0] is half_precision(CPU)[0] is None
+    monkeypatch.setenv("RETA_PRECISION", "short")
+    with pytest.raises(UsageError, match="full, half or empty"):
+        choose_device("cpu")
+
+
+def test_training_and_recovery_are_short_only_if_asked() -> None:
+    """Students or pixels in 16 bits, unshown to be as good, because a CPU happens to have them."""
+    assert mixed_precision(CPU)[0] is recovery_precision(CPU) is None
+    with short_numbers():
+        assert recovery_precision(CPU) is half_precision(CPU)[0]
+        assert not mixed_precision(CPU)[1].endswith("half")

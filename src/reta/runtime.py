@@ -75,7 +75,9 @@ def choose_device(requested: str = "auto") -> Device:
     # Convolutions that add up in no fixed order would give other bytes in each run.
     torch.backends.cudnn.deterministic = True
     keep_freed_memory()
-    if _in_full():
+    if _precision() not in ("", "full", "half"):
+        raise UsageError(f"RETA_PRECISION is {_precision()!r}; it must be full, half or empty")
+    if _precision() == "full":
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     if requested == "auto":
         if torch.cuda.is_available():
@@ -89,7 +91,7 @@ def choose_device(requested: str = "auto") -> Device:
         raise UsageError(f"--device {requested}: not a torch device (cpu, cuda, cuda:0)") from error
 
 
-_FULL: ContextVar[bool] = ContextVar("full precision", default=False)
+_PRECISION: ContextVar[str] = ContextVar("precision", default="")
 
 
 @contextmanager
@@ -101,13 +103,31 @@ def full_precision() -> Iterator[None]:
     """
     products, convolutions = torch.backends.cuda.matmul, torch.backends.cudnn
     before = products.allow_tf32, convolutions.allow_tf32
-    token = _FULL.set(True)
+    token = _PRECISION.set("full")
     try:
         products.allow_tf32 = convolutions.allow_tf32 = False
         yield
     finally:
         products.allow_tf32, convolutions.allow_tf32 = before
-        _FULL.reset(token)
+        _PRECISION.reset(token)
+
+
+@contextmanager
+def short_numbers() -> Iterator[None]:
+    """Run a block in 16 bits wherever a device computes in them, as ``RETA_PRECISION=half`` does.
+
+    Training and recovery do not by default: their results are not shown to be as good.
+    """
+    token = _PRECISION.set("half")
+    try:
+        yield
+    finally:
+        _PRECISION.reset(token)
+
+
+def short_numbers_asked() -> bool:
+    """Return whether short numbers are asked for, by `short_numbers` or the environment."""
+    return _precision() == "half"
 
 
 def keep_freed_memory() -> None:
@@ -129,12 +149,14 @@ def mixed_precision(device: torch.device) -> tuple[torch.dtype | None, str]:
 
     Only bfloat16 is used: it has float32's range, so losses need no scaling.
     """
-    if _in_full():
+    if _precision() == "full":
         return None, _ASKED
     if device.type == "cpu":
-        if "amx_bf16" in _cpu_can():
-            return torch.bfloat16, "bfloat16: this CPU multiplies its matrices in one instruction"
-        return None, "float32: this CPU gains little from shorter numbers"
+        if "amx_bf16" not in _cpu_can():
+            return None, "float32: this CPU gains little from shorter numbers"
+        if not short_numbers_asked():
+            return None, "float32: bfloat16 only by RETA_PRECISION=half"
+        return torch.bfloat16, "bfloat16: asked for"
     if device.type != "cuda":
         return None, f"float32: nothing shorter was tried on {device.type}"
     if torch.cuda.get_device_capability(device)[0] < 8:
@@ -148,7 +170,7 @@ def half_precision(device: torch.device) -> tuple[torch.dtype | None, str]:
     Only float16 is used: of 16 bits, bfloat16 leaves 3 fewer to the digits, and the range it buys
     with them is needed by weights that move.
     """
-    if _in_full():
+    if _precision() == "full":
         return None, _ASKED
     if device.type == "cpu":
         if _cpu_can() & {"amx_fp16", "avx512_fp16"}:
@@ -165,18 +187,16 @@ _ASKED = "float32: asked for"
 
 
 def recovery_precision(device: torch.device) -> torch.dtype | None:
-    """Return the short number format for recovery, or None, the default.
+    """Return the short number format for recovery, or None, the default: float32, TF32 on GPUs.
 
-    Recovery stays in float32 (TF32 on GPUs) unless ``RETA_PRECISION=half`` asks for
-    `half_precision`: two to three times faster, at a gradient whose cosine to the exact one is
-    between 0.99 and 0.9997.
+    Float16, where it is asked for, is two to three times faster, at a gradient whose cosine to the
+    exact one is between 0.99 and 0.9997.
     """
-    asked = os.environ.get("RETA_PRECISION") == "half"
-    return half_precision(device)[0] if asked else None
+    return half_precision(device)[0] if short_numbers_asked() else None
 
 
-def _in_full() -> bool:
-    return _FULL.get() or os.environ.get("RETA_PRECISION") == "full"
+def _precision() -> str:
+    return _PRECISION.get() or os.environ.get("RETA_PRECISION", "")
 
 
 @cache

@@ -21,7 +21,14 @@ from reta.interruption import check
 from reta.memory import Halving, as_memory_limit
 from reta.models import Classifier, batch_statistics, can_group, preferred_layout
 from reta.progress import track
-from reta.runtime import images_per_pass, mixed_precision, random_generator, seeded, torch_seed
+from reta.runtime import (
+    images_per_pass,
+    mixed_precision,
+    random_generator,
+    seeded,
+    short_numbers_asked,
+    torch_seed,
+)
 from reta.team import here
 from reta.tracking import note
 
@@ -521,6 +528,6 @@ def train_student(
             seed=seed,
             progress=progress,
             checkpoint=checkpoint,
-            mixed=True,
+            mixed=short_numbers_asked(),
         )
     return progress
