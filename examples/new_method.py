@@ -11,11 +11,12 @@ import torch
 
 import reta
 from reta.methods import METHODS
+from reta.synthesis.connection import Connection
 from reta.synthesis.pool import Pool
 
 
 @dataclass(frozen=True)
-class ConfidentAnchor:
+class ConfidentAnchor(Connection):
     """Connects the images the teacher is surest of, each to one synthetic image.
 
     Attributes:
@@ -31,6 +32,7 @@ class ConfidentAnchor:
         queries: torch.Tensor,
         used: torch.Tensor | None,
         size: int,
+        keys: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Return the pool indices of the anchors of one class."""
         members = pool.members(label)

@@ -48,6 +48,7 @@ def cluster() -> Iterator[None]:
     paths = os.pathsep.join([str(SOURCE), str(TESTS)])
     variables = {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
     started(
+        address="local",
         num_cpus=2,
         include_dashboard=False,
         log_to_driver=False,
@@ -283,7 +284,7 @@ def test_the_driver_may_be_killed_too(serial, tmp_path):
     code = (
         "import sys; sys.path.insert(0, sys.argv[2]); import test_cluster as t; "
         "t.pipeline.EPOCHS_PER_SHARD = 2; "
-        "t.ray.init(num_cpus=2, include_dashboard=False); "
+        "t.ray.init('local', num_cpus=2, include_dashboard=False); "
         "t.distill(t.TINY, sys.argv[1], executor=t.OnRay())"
     )
     folder = tmp_path / "run"

@@ -89,7 +89,8 @@ def test_a_row_may_have_settings_of_its_own(tmp_path):
 def test_what_is_written_is_what_is_returned(compared):
     """Breaks when comparison.json is not plain JSON, or a figure of a run is not its own."""
     folder, result = compared
-    assert json.loads((folder / "comparison.json").read_text()) == json.loads(json.dumps(result))
+    kept = json.loads((folder / "comparison.json").read_text())
+    assert kept | {"folder": str(folder)} == json.loads(json.dumps(result))
     rows = result["evaluations"]["accuracy"]["figures"]["last"]["rows"]
     for label, row in rows.items():
         runs = [

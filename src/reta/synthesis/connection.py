@@ -59,7 +59,10 @@ def share_at(first: float, last: float | None, index: int, count: int) -> float:
 
 
 class Connection(Protocol):
-    """Chooses, at each connection, the real image that is blended into each synthetic one."""
+    """Chooses, at each connection, the real image that is blended into each synthetic one.
+
+    A class of your own inherits from it and says ``alpha`` and ``choose``; the rest has defaults.
+    """
 
     @property
     def alpha(self) -> float:
@@ -69,12 +72,12 @@ class Connection(Protocol):
     @property
     def last_alpha(self) -> float | None:
         """Its weight at the last connection; None: the same at all."""
-        ...
+        return None
 
     @property
     def embedding(self) -> Embedding:
         """The space the queries lie in."""
-        ...
+        return "features"
 
     def choose(
         self,
