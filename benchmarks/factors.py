@@ -96,8 +96,8 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "fadrm+ start.order=random",
         "reta-pta",
         "reta-drc connection.margin=0.1",
-        "reta-paper connection.margin=0.1",
         "reta",
+        "reta start.order=random",
     ),
     "cross": (
         "fadrm+ start.order=random",

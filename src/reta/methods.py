@@ -132,7 +132,6 @@ reta = replace(
     reta_paper,
     summary="anchors that are left only for clearly better ones, and topology alignment",
     source="RETA, arXiv 2602.24144; settings ours",
-    start=RealImages("random"),
     connection=RetrievedAnchor(margin=0.1),
 )
 
