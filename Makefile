@@ -22,7 +22,7 @@ $(STAMP): pyproject.toml
 demo: setup  ## distil handwritten digits with three methods and write runs/demo/report.html
 	$(BIN)/reta demo
 
-test: setup  ## the fast tests, on all cores (some 6 minutes on two)
+test: setup  ## the fast tests, on all cores (about 7 minutes on two)
 	$(BIN)/python -m pytest $(PARALLEL)
 
 test-all: setup  ## all tests, slow ones included (most of an hour on two cores)
