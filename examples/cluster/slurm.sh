@@ -12,7 +12,8 @@
 #   DATA=/data/imagenet OUT=/scratch/me/run sbatch examples/cluster/slurm.sh
 set -euo pipefail
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-4}"
-head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+nodes=$(scontrol show hostnames "$SLURM_JOB_NODELIST")
+head=${nodes%%$'\n'*} # no pipe to head(1): scontrol may still be writing when it leaves
 port=$((10000 + SLURM_JOB_ID % 20000))
 
 srun --nodes=1 --ntasks=1 --overlap -w "$head" \
