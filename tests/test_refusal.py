@@ -100,3 +100,19 @@ def test_force_begins_beside_and_finds_its_way_back(source, tmp_path):
     assert run_folder(out, three, source, force=True).path == beside.path
     four = dataclasses.replace(CONFIG, ipc=4)
     assert run_folder(out, four, source, force=True).path == tmp_path / "run-1-3"
+
+
+def test_another_precision_is_refused_by_name(source, tmp_path, monkeypatch):
+    """Breaks when RETA_PRECISION, which changes bytes, may change half-way through a run."""
+    keep_config(RunFolder(tmp_path / "empty"), CONFIG, source)
+    run = begin(tmp_path / "begun", source)
+    monkeypatch.setenv("RETA_PRECISION", "full")
+    with pytest.raises(UsageError, match="begun with RETA_PRECISION = '', not 'full'"):
+        keep_config(run, CONFIG, source)
+    assert run_folder(run.path, CONFIG, source, force=True).path == tmp_path / "begun-2"
+    empty = begin(tmp_path / "empty", source)  # nothing was finished there: it takes the new one
+    keep_config(empty, CONFIG, source)
+    monkeypatch.delenv("RETA_PRECISION")
+    keep_config(run, CONFIG, source)
+    with pytest.raises(UsageError, match="begun with RETA_PRECISION = 'full', not ''"):
+        keep_config(empty, CONFIG, source)

@@ -136,6 +136,7 @@ class Terms:
     Attributes:
         versions: of Python, torch and reta.
         threads: of torch in each worker.
+        precision: asked for by ``RETA_PRECISION``.
         homes: local folders that are copies of URLs.
         folders: run folders that every machine must see.
         directory: what relative paths begin at.
@@ -143,6 +144,7 @@ class Terms:
 
     versions: tuple[str, str, str]
     threads: int
+    precision: str = ""
     homes: Mapping[Path, str] = field(default_factory=dict)
     folders: Sequence[Path] = ()
     directory: Path = Path()
@@ -151,7 +153,8 @@ class Terms:
     def here(cls) -> Terms:
         """Return those of this process."""
         versions = (platform.python_version(), str(torch.__version__), __version__)
-        return cls(versions, int(os.environ.get("OMP_NUM_THREADS", "1")))
+        threads = int(os.environ.get("OMP_NUM_THREADS", "1"))
+        return cls(versions, threads, os.environ.get("RETA_PRECISION", ""))
 
     def enforce(self) -> None:
         """Make this process work on these terms.
@@ -175,6 +178,7 @@ class Terms:
         with suppress(OSError):
             os.chdir(self.directory)
         torch.set_num_threads(self.threads)
+        os.environ["RETA_PRECISION"] = self.precision
         attach(self.homes)
 
 

@@ -32,7 +32,7 @@ from reta.models import model_bytes
 from reta.preparation import Prepared, open_data, prepare, recipe_of
 from reta.progress import log, show_progress
 from reta.reporting import write_card
-from reta.runtime import Stopwatch, choose_device, hardware, peak_memory
+from reta.runtime import Stopwatch, choose_device, hardware, peak_memory, precision_asked
 from reta.space import block_bytes, shard_bytes
 from reta.squeeze import Lesson, task_of, train_together
 from reta.storage import RunFolder, Unit, json_bytes
@@ -193,6 +193,9 @@ def refusal(run: RunFolder, config: Config, source: Source) -> str | None:
     fix = "choose another --out, or --force to begin a new folder beside it"
     if record["facts"].get("fingerprint") != source.fingerprint:
         return f"{run.path} was begun with other images than {config.data} holds now; {fix}"
+    was, now = record["facts"].get("precision", ""), precision_asked()
+    if was != now:
+        return f"{run.path} was begun with RETA_PRECISION = {was!r}, not {now!r}; {fix}"
     run.bring(record["files"])
     old, new = _named(from_yaml(run.path / "config.yaml")), _named(config)
     for key in [*new, *(old.keys() - new.keys())]:
@@ -218,10 +221,13 @@ def keep_config(run: RunFolder, config: Config, source: Source) -> None:
     refused = refusal(run, config, source)
     if refused:
         raise UsageError(refused)
-    unit = run.unit("config", describe(config))
+    facts = {"fingerprint": source.fingerprint}
+    if precision_asked():
+        facts["precision"] = precision_asked()
+    unit = run.unit("config", describe(config) | facts)
     if not unit.done:
         unit.write("config.yaml", to_yaml(config))
-        unit.finish({"fingerprint": source.fingerprint})
+        unit.finish(facts)
 
 
 def distill_jobs(prepared: Prepared, jobs: Sequence[Job], executor: Executor) -> list[Job]:

@@ -75,9 +75,9 @@ def choose_device(requested: str = "auto") -> Device:
     # Convolutions that add up in no fixed order would give other bytes in each run.
     torch.backends.cudnn.deterministic = True
     keep_freed_memory()
-    if _precision() not in ("", "full", "half"):
-        raise UsageError(f"RETA_PRECISION is {_precision()!r}; it must be full, half or empty")
-    if _precision() == "full":
+    if precision_asked() not in ("", "full", "half"):
+        raise UsageError(f"RETA_PRECISION is {precision_asked()!r}; it must be full, half or empty")
+    if precision_asked() == "full":
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     if requested == "auto":
         if torch.cuda.is_available():
@@ -127,7 +127,7 @@ def short_numbers() -> Iterator[None]:
 
 def short_numbers_asked() -> bool:
     """Return whether short numbers are asked for, by `short_numbers` or the environment."""
-    return _precision() == "half"
+    return precision_asked() == "half"
 
 
 def keep_freed_memory() -> None:
@@ -149,7 +149,7 @@ def mixed_precision(device: torch.device) -> tuple[torch.dtype | None, str]:
 
     Only bfloat16 is used: it has float32's range, so losses need no scaling.
     """
-    if _precision() == "full":
+    if precision_asked() == "full":
         return None, _ASKED
     if device.type == "cpu":
         if "amx_bf16" not in _cpu_can():
@@ -170,7 +170,7 @@ def half_precision(device: torch.device) -> tuple[torch.dtype | None, str]:
     Only float16 is used: of 16 bits, bfloat16 leaves 3 fewer to the digits, and the range it buys
     with them is needed by weights that move.
     """
-    if _precision() == "full":
+    if precision_asked() == "full":
         return None, _ASKED
     if device.type == "cpu":
         if _cpu_can() & {"amx_fp16", "avx512_fp16"}:
@@ -195,7 +195,8 @@ def recovery_precision(device: torch.device) -> torch.dtype | None:
     return half_precision(device)[0] if short_numbers_asked() else None
 
 
-def _precision() -> str:
+def precision_asked() -> str:
+    """Return the precision asked for, by a block or ``RETA_PRECISION``: full, half or nothing."""
     return _PRECISION.get() or os.environ.get("RETA_PRECISION", "")
 
 

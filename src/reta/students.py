@@ -21,7 +21,7 @@ from reta.models import Classifier
 from reta.preparation import open_data
 from reta.protocols import AS_SET, TITLES, Regime
 from reta.reporting import write_card
-from reta.runtime import Device, Stopwatch
+from reta.runtime import Device, Stopwatch, precision_asked
 from reta.space import training_bytes
 from reta.squeeze import build_for, task_of
 from reta.storage import RunFolder, fingerprint, json_bytes, read_json
@@ -230,6 +230,8 @@ def train_unit(training: Training, student: Student) -> None:
         "protocol": asdict(protocol),
         "set": shown,
     }
+    if precision_asked():
+        inputs["precision"] = precision_asked()
     unit = run.unit(student.unit, inputs)
     if unit.done:
         return

@@ -15,6 +15,7 @@ from reta.errors import UsageError, unknown
 from reta.evaluation.result import Result
 from reta.methods import METHODS
 from reta.models import Classifier
+from reta.runtime import precision_asked
 from reta.storage import RunFolder, fingerprint
 from reta.synthesis.pool import Pool
 
@@ -155,7 +156,8 @@ class Subject:
         """
         folder = self.shared if shared else self.run
         of = self.source.fingerprint if shared else self.digest
-        unit = folder.unit(f"evaluate-{name}", {"of": of, **inputs})
+        asked = {"precision": precision_asked()} if precision_asked() else {}
+        unit = folder.unit(f"evaluate-{name}", {"of": of, **asked, **inputs})
         if not unit.done:
             unit.finish(compute())
         return unit.facts
