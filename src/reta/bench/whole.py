@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from statistics import median
 
 import torch
 
-from reta.bench.measure import Row, Size, spread, turns
+from reta.bench.measure import Row, Size, ratio, spread, turns
 from reta.bench.recovering import again, committee_of, noise_pool, recovery
 from reta.config import Config
+from reta.data.images import available_cores
 from reta.pipeline import distill
-from reta.runtime import Stopwatch
+from reta.runtime import Stopwatch, choose_device
 from reta.students import train
 
 _FIRST_STEP = """
@@ -35,6 +40,8 @@ print(time.perf_counter() - start)
 def rows(size: Size, device: torch.device) -> Iterator[Row]:
     """Measure."""
     yield from _scaling(size, device)
+    if size.cold and device.type == "cpu":
+        yield from _workers(size)
     if size.cold:
         command = [sys.executable, "-c", _FIRST_STEP, str(device)]
         runs = [
@@ -73,6 +80,46 @@ def _scaling(size: Size, device: torch.device) -> Iterator[Row]:
             1.05 if size.cold else None, iqr=spread(growth),
             note="blocks of 100 classes are independent and alike beyond" if "classes" in name
             else "a BN group of 100 classes at ipc 1; of 10 classes at ipc 50",
+        )  # fmt: skip
+
+
+_block: list[Callable[[], object]] = []
+
+
+def _prepare(size: Size) -> None:
+    torch.set_num_threads(1)
+    choose_device("cpu")
+    committee = committee_of(size, torch.device("cpu"))
+    pool = noise_pool(size, size.ipc + 2, committee[0])
+    _block[:] = [again(recovery("fadrm+", committee, pool, size, 10))]
+
+
+def _recover() -> None:
+    _block[0]()
+
+
+def _workers(size: Size) -> Iterator[Row]:
+    """Blocks of classes recovered by processes of one thread, a block each."""
+    cpu, cores = torch.device("cpu"), min(8, available_cores())
+    block = replace(size, committee=("convnet3",), classes=10, ipc=3)
+    spawn = multiprocessing.get_context("spawn")
+    with ExitStack() as stack:
+        # Pools of one, because nothing in a pool of many deals each of them one task.
+        pools = [
+            stack.enter_context(ProcessPoolExecutor(1, spawn, _prepare, (block,)))
+            for _ in range(cores)
+        ]
+
+        def recover(count: int) -> None:
+            for done in [pool.submit(_recover) for pool in pools[:count]]:
+                done.result()
+
+        counts = [count for count in (1, 2, 4, 8) if count <= cores]
+        times = turns(cpu, size.rounds, *[partial(recover, count) for count in counts])
+    for count, own in zip(counts[1:], times[1:], strict=True):
+        yield ratio(
+            "S1", f"core-s/image of recovery, {count} processes / 1", [own, times[0]], 1.05,
+            note="a block of classes and a core each",
         )  # fmt: skip
 
 
