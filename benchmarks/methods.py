@@ -233,11 +233,12 @@ def own_table() -> str:
         [
             *lines,
             "",
-            f"CIFAR-100, first ten classes; {settings}; {seeds} distillation seeds; "
-            f"commit {commits}; teachers {taught}; student convnet3, last epoch; ± is over seeds. {facts['cpu']}, "
-            f"{facts['threads']} thread(s), torch {facts['torch']}; the machine was shared, so "
-            "seconds are upper bounds; a groundwork (experts, a diffusion model) is in them. Memory is that of the tensors held at the peak of "
-            "recovering the twenty images, teachers and real images not counted.",
+            f"CIFAR-100, first ten classes; {settings}; {seeds} distillation seeds; commit "
+            f"{commits}; teachers {taught}; student convnet3, last epoch, ± over seeds. "
+            f"{facts['cpu']}, {facts['threads']} thread(s), torch {facts['torch']}; the machine "
+            "was shared, so seconds are upper bounds; a groundwork (experts, a diffusion model) is "
+            "in them. Memory is that of the tensors held at the peak of recovering the twenty "
+            "images, teachers and real images not counted.",
         ]
     )
 
