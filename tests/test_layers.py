@@ -21,7 +21,7 @@ LAYERS = [
     ["students", "pipeline", "reporting"],
     ["preparation", "protocols"],
     ["squeeze"],
-    ["methods", "evaluation", "gate", "space"],
+    ["methods", "evaluation", "gate", "space", "together"],
     ["synthesis", "training"],
     ["topology", "committee", "data", "team"],
     ["teachers"],

@@ -289,7 +289,8 @@ def adamw(model: Classifier, protocol: Protocol) -> torch.optim.AdamW:
     decayed: list[torch.nn.Parameter] = []
     spared: list[torch.nn.Parameter] = []
     for name, parameter in model.named_parameters():
-        is_weight = "weight" in name and parameter.ndim > 1  # Swin's bias tables have two axes
+        axes = parameter.ndim - model.stacked
+        is_weight = "weight" in name and axes > 1  # Swin's bias tables have two axes
         (decayed if is_weight else spared).append(parameter)
     groups = [
         {"params": decayed, "weight_decay": protocol.weight_decay},

@@ -18,7 +18,8 @@ from reta.data.images import DecodedImages
 from reta.models import Classifier, build
 from reta.runtime import half_precision, mixed_precision, short_numbers, short_numbers_asked
 from reta.synthesis.relabel import relabel
-from reta.training import Protocol, fit, soft_loss, train_teacher
+from reta.together import train_together
+from reta.training import Protocol, fit, soft_loss, train_student, train_teacher
 
 
 def rows(size: Size, device: torch.device, target: dict[str, float]) -> Iterator[Row]:
@@ -87,6 +88,24 @@ def _labels_and_students(
         with short_numbers():
             if mixed_precision(device)[0] is not None:
                 yield _students(name, size, device, plainly, work, None, target["flops"])
+    yield _several(size, device, data, target)
+
+
+def _several(size: Size, device: torch.device, data: DistilledSet, target: dict[str, float]) -> Row:
+    """Students in one pass; on a CPU they are four times the work, so there is no target."""
+    name, few = ("convnet3", 2) if device.type == "cpu" else ("resnet18", len(data))
+    own = DecodedImages(data.images[:few], data.labels[:few], data.classes)
+    one, *others = (build(name, size.classes, size.side, seed=s).to(device) for s in range(4))
+    times = turns(
+        device,
+        size.rounds,
+        lambda: train_together([one, *others], data, own, Protocol(1)),
+        lambda: train_student(one, data, own, Protocol(1), seed=0),
+    )
+    return ratio(
+        "T3", f"post-train: 4 students in one pass / one, {name}, {size.side} px", times,
+        target.get("T3-4"),
+    )  # fmt: skip
 
 
 def _epoch(model: Classifier, data: DistilledSet) -> None:

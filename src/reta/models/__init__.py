@@ -12,11 +12,13 @@ from reta.models.architectures import (
 )
 from reta.models.classifier import Classifier, file_stem, freeze, preferred_layout, wrap
 from reta.models.grouped import batch_statistics, can_group
+from reta.models.stacked import StackedClassifier
 from reta.models.task import Task, Triple, difference, model_bytes, read, save
 
 __all__ = [
     "SMALL",
     "Classifier",
+    "StackedClassifier",
     "Task",
     "Triple",
     "batch_statistics",

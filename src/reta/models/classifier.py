@@ -26,10 +26,12 @@ class Classifier(nn.Module):
         trunk: maps normalised images (n, 3, h, w) to features (n, feature_dim).
         head: maps features to logits (n, classes); any dropout before the logits is part of it.
         mean, std: what images are normalised with, (1, 3, 1, 1).
+        stacked: axes of every weight before those of one network: 1 in a `StackedClassifier`.
     """
 
     mean: torch.Tensor
     std: torch.Tensor
+    stacked = 0
 
     def __init__(
         self,
@@ -86,8 +88,9 @@ def preferred_layout(model: Classifier) -> torch.memory_format:
     Channels last, some 1.1 to 1.6 times faster on CPUs and tensor cores, but for networks that
     shuffle channels: every shuffle would go back to channels first.
     """
-    shuffles = "shufflenet" in model.name
-    return torch.contiguous_format if shuffles else torch.channels_last
+    if model.stacked or "shufflenet" in model.name:  # five axes have no such layout
+        return torch.contiguous_format
+    return torch.channels_last
 
 
 def freeze(model: Classifier) -> Classifier:
