@@ -35,6 +35,7 @@ ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "results" / "evaluations"
 PAGE = ROOT / "docs" / "results.md"
 METHODS = ("random", "rded", "sre2l", "fadrm", "fadrm+", "reta-drc", "reta-pta", "reta-paper")
+BEST = ("random", "fadrm+", "reta", "reta-paper")
 CORRUPTIONS = {"corruptions.severities": (1, 3, 5)}
 
 
@@ -111,6 +112,14 @@ EXPERIMENTS = {
         {**CORRUPTIONS, "corruptions.per_class": 5},
         minutes=20,
     ),
+    "digits-ranking-audit": Experiment(
+        "Ranking scores and audit: digits, 3 images per class",
+        replace(DIGITS, ipc=3, label_epochs=60),
+        BEST,
+        ("accuracy", "ranking", "audit"),
+        {"ranking.rounds": 3, "ranking.rates": (1e-3, 5e-3, 1e-2), "ranking.real_epochs": 5},
+        minutes=15,
+    ),
 }
 
 
@@ -129,6 +138,8 @@ def smoke(experiment: Experiment) -> Experiment:
     options = dict(experiment.options)
     if "corruptions" in experiment.evaluations:
         options |= {"corruptions.per_class": 2, "corruptions.severities": (5,)}
+    if "ranking" in experiment.evaluations:
+        options |= {"ranking.rounds": 1, "ranking.rates": (1e-3,), "ranking.real_epochs": 1}
     if "continual" in experiment.evaluations:
         options |= {"continual.steps": 3, "continual.epochs": 1, "continual.orders": 1}
     sweep = {name: values[:2] for name, values in experiment.sweep.items()}
@@ -374,6 +385,15 @@ HEADLINES = (
     ("continual", "incremental"),
     ("continual", "forgetting"),
     ("diversity", "coverage"),
+    ("ranking", "lrs"),
+    ("ranking", "ars"),
+    ("ranking", "hlr"),
+    ("ranking", "ior"),
+    ("audit", "close"),
+    ("audit", "membership"),
+    ("audit", "membership_anchors"),
+    ("audit", "anchor_weight"),
+    ("audit", "explained"),
     ("accuracy", "seconds_per_image"),
 )
 
@@ -395,7 +415,8 @@ def method_table(result: Mapping[str, Any]) -> list[str]:
         "|---|" + "---:|" * (len(titles) + 1),
     ]
     for method in result["methods"]:
-        cells = [cell(figure["rows"][method], figure["unit"]) for figure in shown]
+        own = [(figure["rows"].get(method), figure["unit"]) for figure in shown]
+        cells = [cell(row, unit) if row else "–" for row, unit in own]
         cells.insert(1, difference(last[method], "share"))
         lines.append(f"| {method} | {' | '.join(cells)} |")
     stages = sorted({stage for own in result["seconds"].values() for stage in own})
