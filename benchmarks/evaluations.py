@@ -36,6 +36,12 @@ RESULTS = ROOT / "results" / "evaluations"
 PAGE = ROOT / "docs" / "results.md"
 METHODS = ("random", "rded", "sre2l", "fadrm", "fadrm+", "reta-drc", "reta-pta", "reta-paper")
 BEST = ("random", "fadrm+", "reta", "reta-paper")
+MEMORIES = {
+    "continual.sets": "per-size",
+    "continual.references": (),
+    "continual.orders": 1,
+    "continual.epochs": 2,
+}
 CORRUPTIONS = {"corruptions.severities": (1, 3, 5)}
 
 
@@ -120,6 +126,22 @@ EXPERIMENTS = {
         {"ranking.rounds": 3, "ranking.rates": (1e-3, 5e-3, 1e-2), "ranking.real_epochs": 5},
         minutes=15,
     ),
+    "digits-continual": Experiment(
+        "Memories of 10 to 50 images: digits, each distilled at its own size",
+        replace(DIGITS, ipc=3, steps=60, label_epochs=40, students=1),
+        ("random", "herding", "fadrm+", "reta", "reta-paper"),
+        ("accuracy", "continual"),
+        {**MEMORIES, "continual.sizes": (10, 30, 50)},
+        minutes=10,
+    ),
+    "digits-continual-stages": Experiment(
+        "Memories of 20 and 50 images: digits, each distilled stage by stage",
+        replace(DIGITS, ipc=2, steps=60, label_epochs=40, students=1),
+        ("random", "fadrm+", "reta"),
+        ("accuracy", "continual"),
+        {**MEMORIES, "continual.sizes": (20, 50), "continual.memory": "per-stage"},
+        minutes=10,
+    ),
 }
 
 
@@ -142,6 +164,8 @@ def smoke(experiment: Experiment) -> Experiment:
         options |= {"ranking.rounds": 1, "ranking.rates": (1e-3,), "ranking.real_epochs": 1}
     if "continual" in experiment.evaluations:
         options |= {"continual.steps": 3, "continual.epochs": 1, "continual.orders": 1}
+        if "continual.sizes" in options:
+            options |= {"continual.sizes": (3, 6)}
     sweep = {name: values[:2] for name, values in experiment.sweep.items()}
     return replace(experiment, config=config, options=options, sweep=sweep)
 
@@ -354,7 +378,7 @@ def section(result: Mapping[str, Any]) -> list[str]:
     if result["sweeps"]:
         lines += sweeps(result)
     else:
-        lines += [*claims(result), *overhead(result), *method_table(result)]
+        lines += [*claims(result), *overhead(result), *curves(result), *method_table(result)]
     return [
         *lines,
         *(f"- {note}" for note in _notes(result)),
@@ -430,6 +454,31 @@ def method_table(result: Mapping[str, Any]) -> list[str]:
     for method, own in result["seconds"].items():
         lines.append(f"| {method} | {' | '.join(f'{own.get(s, 0):.0f}' for s in stages)} |")
     return [*lines, ""]
+
+
+def curves(result: Mapping[str, Any]) -> list[str]:
+    """Return a table for every curve among the figures: a row per method, a column per point."""
+    found: dict[tuple[str, str, str], dict[float, Mapping[str, Any]]] = {}
+    for one in result["evaluations"].values():
+        for figure in one["figures"].values():
+            if curve := figure.get("curve"):
+                key = (curve["title"], curve["axis"], figure["unit"])
+                found.setdefault(key, {})[curve["at"]] = figure["rows"]
+    lines = []
+    for (title, axis, unit), points in found.items():
+        places = sorted(points)
+        if len(places) < 2:
+            continue
+        percent = ", %," if unit == "share" else ""
+        lines += [
+            f"| {title}{percent} by {axis} | {' | '.join(map(str, places))} |",
+            "|---|" + "---:|" * len(places),
+        ]
+        for method in result["methods"]:
+            cells = [cell(points[place][method], unit) for place in places]
+            lines.append(f"| {method} | {' | '.join(cells)} |")
+        lines.append("")
+    return lines
 
 
 def page(results: Mapping[str, Mapping[str, Any]]) -> str:

@@ -124,9 +124,42 @@ def test_continual_learning_offline_and_per_stage(finished):
     stages = sorted((finished / "continual").iterdir())
     assert len(stages) == 3
     for stage in stages:
-        (name,) = RunFolder(stage / "digits").manifest()["classes"]
+        (name,) = RunFolder(stage / "digits-ipc2").manifest()["classes"]
         assert name in "012"
     assert reta.verify(finished) == []
+
+
+@pytest.mark.parametrize("memory", ["offline", "per-stage"])
+def test_a_memory_distilled_at_its_own_size(finished, tmp_path, memory):
+    """Breaks when a memory of another size is cut from the run, or not of the run's method."""
+    folder = shutil.copytree(finished, tmp_path / "run")
+    options = {
+        "continual.steps": 3,
+        "continual.sizes": [3, 9],  # the run has 6 images
+        "continual.quota": "shrinking",
+        "continual.memory": memory,
+        "continual.sets": "per-size",
+        "continual.epochs": 1,
+        "continual.orders": 1,
+        "continual.references": [],
+    }
+    before = set(folder.glob("continual/**/images"))
+    result = evaluate(folder, ["continual"], options=options)["continual"]
+    assert set(result["details"]["curves"]["own"]) == {"3", "9"}
+    made = [path.parent for path in set(folder.glob("continual/**/images")) - before]
+    sizes = sorted(RunFolder(path).manifest()["ipc"] for path in made)
+    if memory == "offline":  # all classes at 9/1, 9/2, 3/1, 9/3 and 3/3 images, but not the run's 2
+        assert sizes == [1, 3, 4, 9]
+        assert {len(RunFolder(path).manifest()["classes"]) for path in made} == {3}
+        teachers = RunFolder(folder).manifest()["teachers"]
+        assert all(RunFolder(path).manifest()["teachers"] == teachers for path in made)
+    else:  # each stage's class when it entered: of 9 images 9, 4, 3; of 3 images 3, 1, 1
+        assert sizes == [1, 1, 3, 3, 4, 9]
+        assert {len(RunFolder(path).manifest()["classes"]) for path in made} == {1}
+    assert {RunFolder(path).manifest()["method"] for path in made} == {TINY.method}
+    smaller = result["figures"]["incremental_3"]
+    assert smaller["curve"] == result["figures"]["incremental"]["curve"] | {"at": 3}
+    assert reta.verify(folder) == []
 
 
 def test_audit_knows_real_images_for_what_they_are(tmp_path):

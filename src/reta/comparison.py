@@ -293,9 +293,8 @@ def summary(results: Results, baseline: str) -> dict[str, Any]:
         for name in own[0]["order"]:
             figure = own[0]["figures"][name]
             values = [result["figures"][name]["values"] for result in own]
-            entry = figures.setdefault(
-                name, {key: figure[key] for key in ("title", "unit", "better")} | {"rows": {}}
-            )
+            said = {key: figure.get(key) for key in ("title", "unit", "better", "curve")}
+            entry = figures.setdefault(name, said | {"rows": {}})
             entry["rows"][label] = {"values": values, **asdict(spread(values))}
     for entry in figures.values():
         against = entry["rows"].get(baseline)
@@ -306,8 +305,23 @@ def summary(results: Results, baseline: str) -> dict[str, Any]:
                 else None
             )
             row["difference"] = found and asdict(found)
-    notes = dict.fromkeys(note for own in results.values() for one in own for note in one["notes"])
-    return {"figures": figures, "order": list(figures), "notes": list(notes)}
+    return {"figures": figures, "order": list(figures), "notes": _notes(results)}
+
+
+def _notes(results: Results) -> list[str]:
+    """Return what is said of all sets of a row, with the row where it is not said of all.
+
+    What is said of single sets, such as a share, stands in their own reports.
+    """
+    said = {
+        label: [note for note in own[0]["notes"] if all(note in one["notes"] for one in own)]
+        for label, own in results.items()
+    }
+    notes = []
+    for note in dict.fromkeys(note for own in said.values() for note in own):
+        labels = [label for label, own in said.items() if note in own]
+        notes.append(note if len(labels) == len(said) else f"{', '.join(labels)}: {note}")
+    return notes
 
 
 def _published(comparison: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from reta.evaluation.subject import Evaluation, Subject, Trained
 from reta.executor import Executor, Serial
 from reta.models import Classifier, check, file_stem
 from reta.pipeline import Job, distill_jobs, keep_config
-from reta.preparation import open_pool, prepare
+from reta.preparation import Prepared, open_pool, prepare
 from reta.runtime import Device, Stopwatch
 from reta.storage import RunFolder, fingerprint, json_bytes, read_json, sha256_file
 from reta.students import Student, Training, open_run, read_model, reseal, train, train_unit
@@ -225,12 +226,18 @@ def subject_of(run: RunFolder, session: Session) -> Subject:
     def prepared() -> tuple[list[Classifier], Pool]:
         return _teachers(run, home, training)
 
-    def distil(labels: Sequence[int], method: str | None, seed: int) -> torch.Tensor:
-        own = from_yaml(run.path / "config.yaml")
+    @cache
+    def distil(labels: tuple[int, ...], method: str | None, seed: int, ipc: int) -> torch.Tensor:
+        own = replace(from_yaml(run.path / "config.yaml"), ipc=ipc)
+        name = f"{run.path.name}-ipc{ipc}"
         if method is not None:
             own = replace(own, method=method, seed=seed, options={})
-        name = run.path.name if method is None else f"{method}-{seed}"
+            name = f"reference-{method}-{seed}-ipc{ipc}"
         return _distil_alone(home, training, labels, own, name)
+
+    @cache
+    def again(ipc: int) -> torch.Tensor:
+        return _distil_again(run, training, *prepared(), ipc)
 
     return Subject(
         run=run,
@@ -246,6 +253,7 @@ def subject_of(run: RunFolder, session: Session) -> Subject:
         train=trained,
         prepare=prepared,
         distil=distil,
+        distil_again=again,
     )
 
 
@@ -278,6 +286,36 @@ def _teachers(run: RunFolder, home: RunFolder, training: Training) -> tuple[list
     return committee, open_pool(training.source, committee[0], next(iter(teachers.values())), home)
 
 
+def _distil_again(
+    run: RunFolder, training: Training, committee: list[Classifier], pool: Pool, ipc: int
+) -> torch.Tensor:
+    """Return images ``(classes, ipc, 3, s, s)`` of a run's settings, teachers and pool."""
+    source, manifest = training.source, run.manifest()
+    config = replace(from_yaml(run.path / "config.yaml"), ipc=ipc, label_epochs=1)
+    prepared = Prepared(
+        resolve(config, source.image_size),
+        source,
+        training.device,
+        committee,
+        manifest["teachers"],
+        manifest["teacher_accuracy"],
+        pool,
+    )
+    return _distilled(prepared, Job(run.path / "continual" / f"ipc{ipc}", prepared.config))
+
+
+def _distilled(prepared: Prepared, job: Job) -> torch.Tensor:
+    """Distil into a folder of its own, unless that was done, and return the images.
+
+    The images are all that is wanted: labels of one epoch of views are enough.
+    """
+    executor = Serial()
+    keep_config(job.folder, job.config, prepared.source)
+    distill_jobs(prepared, [job], executor)
+    executor.check()
+    return read_images(job.path, job.folder.manifest()["folders"], job.config.ipc)
+
+
 def _distil_alone(
     home: RunFolder, training: Training, labels: Sequence[int], config: Config, name: str
 ) -> torch.Tensor:
@@ -285,18 +323,14 @@ def _distil_alone(
 
     Teachers are trained once for all sets of a comparison.
     """
-    source, executor = _only(training.source, labels), Serial()
+    source = _only(training.source, labels)
     around = RunFolder(home.path / "continual" / source.fingerprint[:12])
-    # The images are all that is wanted: labels of one epoch of views are enough.
     config = resolve(replace(config, label_epochs=1), source.image_size)
+    executor = Serial()
     prepared = prepare(
         replace(config, seed=training.config.seed), source, around, training.device, executor
     )
-    job = Job(around.path / name, config)
-    keep_config(job.folder, job.config, source)
-    distill_jobs(prepared, [job], executor)
-    executor.check()
-    return read_images(job.path, job.folder.manifest()["folders"], config.ipc)
+    return _distilled(prepared, Job(around.path / name, config))
 
 
 def _only(source: Source, labels: Sequence[int]) -> Source:

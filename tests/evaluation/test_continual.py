@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -69,12 +71,44 @@ def test_only_classes_seen_so_far_are_answered():
     assert recognised(model, examples, torch.tensor([False, False, False, True])).all()
 
 
+class Fixed:
+    """A subject whose images say which class and place they are."""
+
+    classes, ipc = tuple("abcdef"), 4
+    source = SimpleNamespace(image_size=2)
+
+    def resized(self, ipc: int) -> torch.Tensor:
+        """Classes in tens, places in units."""
+        codes = 10 * torch.arange(6)[:, None] + torch.arange(ipc)
+        return codes[:, :, None, None, None].expand(6, ipc, 3, 2, 2).to(torch.uint8)
+
+
+@pytest.mark.parametrize(
+    ("quota", "expected"),
+    [("fixed", [[0, 1, 20, 21], [0, 1, 20, 21, 40, 41, 50, 51]]), ("shrinking", None)],
+)
+def test_what_a_memory_holds_after_each_stage(quota, expected):
+    """Breaks when a class takes another's place, or a shrinking memory is not full."""
+    evaluation = Continual(steps=2, quota=quota, sets="per-size")
+    stages = [[0, 2], [4, 5]]
+    for number in (1, 2):
+        memory = evaluation._filled(Fixed(), "own", stages[:number], 12, 0)
+        held = memory.pixels[:, 0, 0, 0].tolist()
+        assert [code // 10 for code in held] == memory.labels.tolist()
+        if expected:
+            assert held == expected[number - 1]
+        else:
+            assert len(held) == 12
+            assert held == sorted(held)
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
         ({"steps": 1}, "at least 2"),
         ({"orders": 0}, "at least 1"),
         ({"references": ("own",)}, "the run itself"),
+        ({"sizes": (0, 10)}, "at least 1 image"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(settings, message):

@@ -345,6 +345,18 @@ def measured(name: str, levels: dict[str, float], baseline: str = "") -> dict[st
     return {"figures": {name: figure}, "order": [name], "notes": [f"A note on {name}."]}
 
 
+def remembered() -> dict[str, Any]:
+    """The same of a curve over two memories."""
+    result: dict[str, Any] = {"figures": {}, "order": [], "notes": []}
+    for size, gain in ((200, 0.1), (1000, 0.2)):
+        name = f"incremental_{size}"
+        result["figures"] |= measured(name, {key: gain + v for key, v in LEVELS.items()})["figures"]
+        curve = {"title": "average incremental accuracy", "axis": "images in memory", "at": size}
+        result["figures"][name]["curve"] = curve
+        result["order"].append(name)
+    return result
+
+
 LEVELS = {"random": 0.53, "fadrm+": 0.571, "reta": 0.579}
 
 
@@ -386,6 +398,7 @@ def write_comparison(folder: Path, **options: Any) -> Path:
         "evaluations": {
             "accuracy": measured("last", LEVELS, "fadrm+"),
             "corruptions": measured("corrupted", {"random": 0.3, "fadrm+": 0.41, "reta": 0.4}),
+            "continual": remembered(),
         },
         "sweeps": [
             {

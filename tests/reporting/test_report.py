@@ -253,7 +253,7 @@ def test_comparison_page(comparison_folder: Path) -> None:
     assert "Real images picked at random reach 53.0 ± 1.2 %." in page.text
     assert "★ 57.9 ± 1.2 % (best)" in page.text
     assert "≈ 57.1 ± 1.2 % (overlaps with the best)" in page.text
-    assert page.text.count("(best)") == 3  # of accuracies and corruptions: a low cost is no win
+    assert page.text.count("(best)") == 5  # accuracies, corruptions, memories: a low cost is no win
     assert "reta-seed1" in page.text
     assert "reta compare tiny --methods random,fadrm+,reta" in page.text
     # Four classes, three methods, four images each, and the two of the enlargement.
@@ -277,6 +277,11 @@ def test_comparison_shows_every_evaluation_and_sweep(comparison_folder: Path) ->
     assert "fadrm+★ 41.0 ± 0.7 % (best)" in page.text
     assert "A note on corrupted." in page.text
     assert "reta: accuracy over topology.weight" in page.text
+    # The curve over memories: a line and two error bars for each of three methods.
+    curve = page.source.split("fadrm+ from 67.1 % to 77.1 %", 1)[1].split("</svg>", 1)[0]
+    assert ">1000</text>" in curve
+    assert curve.count('class="line s') == 3
+    assert curve.count('class="error s') == 2 * 3
     # Two seeds each of three methods, in the charts of accuracy and of corruptions, and a sweep.
     assert page.source.count('class="point s0"') >= 2 * 3 * 2 + 2 * 2
 

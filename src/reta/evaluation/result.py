@@ -10,6 +10,21 @@ Unit = Literal["share", "number", "seconds", "bytes"]
 
 
 @dataclass(frozen=True)
+class Curve:
+    """Says that a figure is one point of a curve.
+
+    Attributes:
+        title: of the curve; figures of the same title lie on one.
+        axis: what the curve runs over.
+        at: where the figure lies.
+    """
+
+    title: str
+    axis: str
+    at: float
+
+
+@dataclass(frozen=True)
 class Figure:
     """One headline number of a distilled set.
 
@@ -19,12 +34,14 @@ class Figure:
             belongs to the set and not to a student.
         unit: a share is a fraction, shown in percent.
         better: which way is better, if either is.
+        curve: where it lies on a curve, if it does.
     """
 
     title: str
     values: Sequence[float]
     unit: Unit = "share"
     better: Literal["higher", "lower"] | None = "higher"
+    curve: Curve | None = None
 
 
 @dataclass(frozen=True)

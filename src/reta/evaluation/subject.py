@@ -63,7 +63,9 @@ class Subject:
         train: students of an architecture, so many; trained on the set unless they are there.
         prepare: the frozen committee and the pool of real images.
         distil: distil some classes apart from all others, teachers included, with the run's own
-            method (None) or another and its seed: ``(classes, ipc, 3, s, s)`` uint8.
+            method (None) or another and its seed, so many images of each:
+            ``(classes, ipc, 3, s, s)`` uint8.
+        distil_again: distil all classes as the run was, with so many images of each.
     """
 
     run: RunFolder
@@ -78,7 +80,8 @@ class Subject:
     stretch: float
     train: Callable[[str, int], list[Trained]]
     prepare: Callable[[], tuple[list[Classifier], Pool]]
-    distil: Callable[[Sequence[int], str | None, int], torch.Tensor]
+    distil: Callable[[Sequence[int], str | None, int, int], torch.Tensor]
+    distil_again: Callable[[int], torch.Tensor]
 
     @cached_property
     def students(self) -> list[Trained]:
@@ -115,7 +118,11 @@ class Subject:
         shape = (len(self.classes), self.ipc, *self.data.images.shape[1:])
         return self.data.images.view(shape)
 
-    def choose(self, method: str, seed: int) -> torch.Tensor:
+    def resized(self, ipc: int) -> torch.Tensor:
+        """Return the distilled images as if the run had so many of each class."""
+        return self.images if ipc == self.ipc else self.distil_again(ipc)
+
+    def choose(self, method: str, seed: int, ipc: int) -> torch.Tensor:
         """Return the real images a method starts from, ``(classes, ipc, 3, s, s)`` uint8.
 
         Raises:
@@ -127,7 +134,7 @@ class Subject:
         if recipe.steps or recipe.engine:
             raise UsageError(f"{method} optimises its images: distil a run and evaluate that")
         labels = range(len(self.classes))
-        start = recipe.start(self.pool, self.committee[0], labels, self.ipc, seed)
+        start = recipe.start(self.pool, self.committee[0], labels, ipc, seed)
         return (start.images.transpose(0, 1) * 255).round().to(torch.uint8).contiguous().cpu()
 
     @cached_property

@@ -37,11 +37,19 @@ _MOST_POINTS = 300
 
 @dataclass(frozen=True)
 class Series:
-    """One named line or cloud of points; ``style`` is 0 to 5 and picks colour, dash and marker."""
+    """One named line or cloud of points.
+
+    Attributes:
+        name: of the series.
+        points: in order of x.
+        style: 0 to 5, picks colour, dash and marker.
+        errors: half the height of the error bar at each point of a line, if they have any.
+    """
 
     name: str
     points: Sequence[tuple[float, float]]
     style: int = 0
+    errors: Sequence[float] = ()
 
 
 @dataclass(frozen=True)
@@ -95,6 +103,7 @@ def line_chart(
         return Markup("")
     xs = [x for line in series for x, _ in line.points]
     ys = [y for line in series for _, y in line.points]
+    ys += [end for line in series for _, *ends in _ends(line) for end in ends]
     log = wide and min(ys) > 0 and max(ys) > 50 * min(ys)
     low, high = covering(ys, log=log, floor=0.0)
     across = Axis(min(xs), max(xs), LEFT, WIDTH - RIGHT - 6)
@@ -114,9 +123,24 @@ def line_chart(
         for line in series
     )
     grid = frame(across, up, names, format_y, counts=steps)
-    drawing = svg(title, f"{told}, over {names[0]}.", _HEIGHT, grid, *dotted, *lines)
+    bars = [
+        tag("path", d=_error(across(x), up(y0), up(y1)), class_=f"error s{line.style}")
+        for line in series
+        for x, y0, y1 in _ends(line)
+    ]
+    drawing = svg(title, f"{told}, over {names[0]}.", _HEIGHT, grid, *dotted, *bars, *lines)
     keys = [(line.name, tag("path", d="M0 5H26", class_=f"line s{line.style}")) for line in series]
     return figure(title, f"{note} Logarithmic scale.".strip() if log else note, keys, drawing)
+
+
+def _ends(line: Series) -> list[tuple[float, float, float]]:
+    """Return x and the two ends of every error bar of a line."""
+    found = zip(line.points, line.errors, strict=False)
+    return [(x, y - error, y + error) for (x, y), error in found if error]
+
+
+def _error(x: float, low: float, high: float) -> str:
+    return f"M{x - 4:.1f} {low:.1f}h8M{x - 4:.1f} {high:.1f}h8M{x:.1f} {low:.1f}V{high:.1f}"
 
 
 def _line(points: Sequence[tuple[float, float]], across: Axis, up: Axis) -> str:

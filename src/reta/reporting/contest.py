@@ -8,7 +8,7 @@ from statistics import mean
 from markupsafe import Markup
 
 from reta.reporting import words
-from reta.reporting.charts import Row, dot_chart
+from reta.reporting.charts import Row, Series, dot_chart, line_chart
 from reta.reporting.evaluations import title_of
 from reta.reporting.measured import mapping, numbers
 from reta.reporting.ranking import Cell
@@ -17,6 +17,7 @@ from reta.reporting.svg import compact, whole_percent
 
 ACCURACY = "accuracy"
 _MOST_ROWS = 24
+_MOST_LINES = 6
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,8 @@ def _contest(facts: Facts, name: str, found: Facts) -> Contest:
             leads = figure(row, "mean") is not None and figure(row, "mean") == best[key]
             cells.append(Cell(written(str(figures[key].get("unit")), row), leads))
         rows.append((method, cells))
-    charts = [figure_chart(figures[key], methods) for key in order[:2]]
+    charts = [*curve_charts(figures, methods)]
+    charts += [figure_chart(figures[key], methods) for key in order[:2]]
     return Contest(
         name=name,
         title=title_of(name),
@@ -120,6 +122,43 @@ def figure_chart(facts: Facts, methods: list[str]) -> Markup:
         note=note.strip(),
         format_x=whole_percent if unit == "share" else compact,
     )
+
+
+def curve_charts(figures: Facts, methods: list[str]) -> list[Markup]:
+    """Return figures that are points of a curve as lines, one per method, with error bars."""
+    curves: dict[tuple[str, str], list[tuple[float, Facts]]] = {}
+    for found in figures.values():
+        curve = part(found, "curve")
+        at = figure(curve, "at")
+        if at is not None:
+            key = (str(curve.get("title")), str(curve.get("axis")))
+            curves.setdefault(key, []).append((at, found))
+    charts = []
+    for (title, axis), points in curves.items():
+        if len(points) < 2:
+            continue
+        points.sort(key=lambda point: point[0])
+        lines = [
+            _curve(method, style, [(at, part(part(one, "rows"), method)) for at, one in points])
+            for style, method in enumerate(methods[:_MOST_LINES])
+        ]
+        share = points[0][1].get("unit") == "share"
+        charts.append(
+            line_chart(
+                title[:1].upper() + title[1:],
+                lines,
+                (axis, ""),
+                note="Bars: one standard deviation.",
+                format_y=whole_percent if share else compact,
+            )
+        )
+    return charts
+
+
+def _curve(method: str, style: int, rows: list[tuple[float, Facts]]) -> Series:
+    known = [(at, value, row) for at, row in rows if (value := figure(row, "mean")) is not None]
+    errors = [deviation(row) or 0.0 for *_, row in known]
+    return Series(method, [(at, value) for at, value, _ in known], style, errors)
 
 
 def seed_means(row: Facts) -> list[float]:

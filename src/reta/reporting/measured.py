@@ -151,16 +151,19 @@ def _continual(details: Facts) -> list[Markup]:
     ):
         lines = []
         for style, (buffer, by_memory) in enumerate(list(curves.items())[:6]):
-            points = [
-                (float(memory), mean(values))
+            known = sorted(
+                (float(memory), values)
                 for memory, found in mapping(by_memory).items()
                 if (values := numbers(mapping(found).get(measure)))
-            ]
-            lines.append(Series(str(buffer), sorted(points), style))
+            )
+            points = [(memory, mean(values)) for memory, values in known]
+            errors = [stdev(values) if values[1:] else 0.0 for _, values in known]
+            lines.append(Series(str(buffer), points, style, errors))
         sizes = {point[0] for line in lines for point in line.points}
         axes = ("images in memory", "")
         if len(sizes) > 1:
-            charts.append(line_chart(title, lines, axes, format_y=whole_percent))
+            note = "Bars: one standard deviation over the class orders."
+            charts.append(line_chart(title, lines, axes, note=note, format_y=whole_percent))
         else:
             pairs = [(line.name, [value for _, value in line.points]) for line in lines]
             charts.append(_bars(title, pairs, ""))

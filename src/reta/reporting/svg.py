@@ -71,6 +71,8 @@ def compact(value: float) -> str:
         return "0"
     if abs(value) >= 10000:
         return f"{value / 1000:.0f}k"
+    if abs(value) >= 100:
+        return f"{value:.0f}"
     if abs(value) < 0.001:
         return f"{value:.0e}".replace("e-0", "e-")
     return f"{value:.3g}"
