@@ -10,10 +10,12 @@ from typing import Any
 
 import pytest
 
+import reta
 from reta import cli
-from reta.errors import UnfinishedError
+from reta.config import Config
+from reta.errors import UnfinishedError, UsageError
 from reta.executor import Serial
-from reta.storage import RunFolder
+from reta.storage import RunFolder, read_json
 
 TINY = shlex.split(
     "distill digits --classes 3 --per-class 20 --block 1 --ipc 2 --steps 4 --teachers convnet3 "
@@ -113,3 +115,59 @@ def test_force_begins_another_folder_for_every_command(
     assert typed(other) == 2
     assert typed([*other, "--force"]) == 0
     assert Path("compare-3/comparison.json").is_file()
+
+
+SETTINGS: dict[str, Any] = {
+    "classes": 2,
+    "per_class": 12,
+    "ipc": 2,
+    "steps": 4,
+    "teachers": ("convnet3",),
+    "teacher_epochs": 1,
+    "label_epochs": 1,
+    "student": "convnet3",
+    "students": 1,
+}
+
+
+def images(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("images/**/*.png")}
+
+
+def test_force_begins_another_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Breaks when `reta demo --force` mixes two demos, or does not find its way back."""
+    monkeypatch.chdir(tmp_path)
+    for seed in (0, 1):
+        config = Config("digits", **SETTINGS, seed=seed)
+        monkeypatch.setattr("reta.cli.measuring.preset", lambda name, config=config: config)
+        if seed == 0:
+            assert typed(["demo", "--out", "demo"]) == 0
+            before = images(Path("demo"))
+            continue
+        assert typed(["demo", "--out", "demo"]) == 2
+        assert typed(["demo", "--out", "demo", "--force"]) == 0
+        names = {row["method"] for row in read_json(Path("demo-2/comparison.json"))["rows"]}
+        assert names == {"random", "fadrm+", "reta"}
+        again = images(Path("demo-2"))
+        assert typed(["demo", "--out", "demo", "--force"]) == 0
+        assert images(Path("demo-2")) == again
+        assert not Path("demo-3").exists()
+    assert images(Path("demo")) == before
+
+
+def test_force_begins_another_folder_from_python(tmp_path: Path) -> None:
+    """Breaks when the functions ignore force, or return the folder that was refused."""
+    out = tmp_path / "run"
+    assert reta.distill("digits", out, **SETTINGS) == out
+    before = images(out)
+    with pytest.raises(UsageError, match="begun with seed = 0, not 1"):
+        reta.distill("digits", out, **SETTINGS, seed=1)
+    assert reta.distill("digits", out, force=True, **SETTINGS, seed=1) == tmp_path / "run-2"
+    assert reta.distill("digits", out, force=True, **SETTINGS) == out
+    assert images(out) == before
+    both = tmp_path / "both"
+    reta.compare("digits", ["random"], both, **SETTINGS)
+    with pytest.raises(UsageError, match="begun with ipc = 2, not 1"):
+        reta.compare("digits", ["random"], both, **(SETTINGS | {"ipc": 1}))
+    result = reta.compare("digits", ["random"], both, force=True, **(SETTINGS | {"ipc": 1}))
+    assert Path(result["folder"]) == tmp_path / "both-2"

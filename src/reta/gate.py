@@ -16,9 +16,9 @@ from scipy.optimize import linear_sum_assignment
 
 from reta.data.images import ImageSet
 from reta.errors import DataError
-from reta.memory import Halving
+from reta.memory import Passes
 from reta.models import Classifier, Triple
-from reta.runtime import images_per_pass, random_generator
+from reta.runtime import random_generator
 from reta.teachers import NORMALIZATIONS
 
 IMAGES = 512
@@ -148,18 +148,13 @@ def _predict(
     mean, std = model.mean, model.std
     if mean_std is not None:
         mean, std = (torch.tensor(value).view(1, 3, 1, 1).to(mean) for value in mean_std)
-    side = pixels.shape[-1]
-    halving = Halving(f"images of {side} px")
-    found = []
-    for part in pixels.split(images_per_pass(side)):
 
-        def answers(own: slice, part: torch.Tensor = part) -> torch.Tensor:
-            shown = part[own].to(model.mean.device).float() / 255
-            logits: torch.Tensor = model.head(model.trunk((shown - mean) / std))
-            return logits.argmax(1).cpu()
+    def answers(part: torch.Tensor) -> torch.Tensor:
+        shown = part.to(model.mean.device).float() / 255
+        logits: torch.Tensor = model.head(model.trunk((shown - mean) / std))
+        return logits.argmax(1).cpu()
 
-        found += halving(answers, len(part))
-    return torch.cat(found)
+    return torch.cat(Passes(pixels.shape[-1]).of(answers, pixels))
 
 
 def _reordered(answers: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

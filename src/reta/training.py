@@ -18,7 +18,7 @@ from reta.data.distilled import DistilledSet, MicroBatch
 from reta.data.images import ImageSet
 from reta.errors import DataError, DivergedError
 from reta.interruption import check
-from reta.memory import Halving, as_memory_limit
+from reta.memory import Passes, as_memory_limit
 from reta.models import Classifier, batch_statistics, can_group, preferred_layout
 from reta.progress import track
 from reta.runtime import (
@@ -322,15 +322,14 @@ def predict(
     model.eval()
     device = model.mean.device
     chosen = torch.arange(len(images)) if indices is None else indices
-    halving = Halving(f"images of {images.size} px")
-    found = []
+    passes, found = Passes(images.size), []
+
+    def answers(pixels: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = model(pixels.to(device).float() / 255)
+        return logits.argmax(1).cpu()
+
     for batch in images.batches(chosen.split(images_per_pass(images.size))):
-
-        def answers(own: slice, batch: torch.Tensor = batch) -> torch.Tensor:
-            logits: torch.Tensor = model(batch[own].to(device).float() / 255)
-            return logits.argmax(1).cpu()
-
-        found += halving(answers, len(batch))
+        found += passes.of(answers, batch)
     return torch.cat(found)
 
 

@@ -69,11 +69,10 @@ def test_the_pixels_get_the_gradient_of_the_distance(name: str, work: Work) -> N
     assert isinstance(engine, GradientMatching)
     engine = replace(engine, width=4, batch=5)
     network = double(engine, work)
-    images = work.pool.pixels(torch.arange(2)).double().requires_grad_()
-    loss = engine.class_loss(work, network, images, 0, 1)
-    (gradient,) = torch.autograd.grad(loss, images)
+    images = work.pool.pixels(torch.arange(2)).double()
+    loss, gradient = engine.class_loss(work, network, images, 0, 1)
     real, synthetic = engine.augmented(
-        work, 0, 1, engine.real(work, 0, 1).double(), engine.decode(images.detach())
+        work, 0, 1, engine.real(work, 0, 1).double(), engine.decode(images)
     )
     sides = []
     for group in (real, synthetic):
@@ -90,13 +89,13 @@ def test_the_pixels_get_the_gradient_of_the_distance(name: str, work: Work) -> N
             for a, b in zip(wanted, found, strict=True):
                 cosine = (a * b).sum() / (np.linalg.norm(a) * np.linalg.norm(b) + 1e-6)
                 expected += 1 - cosine
-    assert np.isclose(float(loss.detach()), expected, rtol=1e-6)
+    assert np.isclose(float(loss), expected, rtol=1e-6)
     step, place = 1e-5, (0, 1, 7, 8)
     ends = []
     for sign in (1, -1):
-        moved = images.detach().clone()
+        moved = images.clone()
         moved[place] += sign * step
-        ends.append(float(engine.class_loss(work, network, moved, 0, 1).detach()))
+        ends.append(float(engine.class_loss(work, network, moved, 0, 1)[0]))
     assert np.isclose(float(gradient[place]), (ends[0] - ends[1]) / (2 * step), rtol=1e-3)
 
 
@@ -114,7 +113,7 @@ def test_the_distance_falls(
     unseen = [engine.network(work, "unseen", one) for one in range(3)]
     losses = [
         sum(
-            float(engine.class_loss(work, network, images[label], 0, label).detach())
+            float(engine.class_loss(work, network, images[label], 0, label)[0])
             for network in unseen
             for label in range(CLASSES)
         )
@@ -155,7 +154,7 @@ def test_matches_and_lessons_follow_the_images_per_class(
 ) -> None:
     """Breaks when networks are trained between matches otherwise than the authors' table says."""
     learned: list[int] = []
-    monkeypatch.setattr(Learner, "descend", lambda self, loss: learned.append(1))
+    monkeypatch.setattr(Learner, "descend", lambda self, *_: learned.append(1))
     for ipc, matches, lessons in ((1, 1, 500), (10, 10, 50)):
         learned.clear()
         recipe = replace(METHODS["dc"], engine=GradientMatching(steps=1, width=2, batch=100))
@@ -169,7 +168,7 @@ def test_idc_learns_from_real_images(
 ) -> None:
     """Breaks when IDC's networks are trained on synthetic images, or for too long."""
     learned: list[int] = []
-    monkeypatch.setattr(Learner, "descend", lambda self, loss: learned.append(1))
+    monkeypatch.setattr(Learner, "descend", lambda self, *_: learned.append(1))
     engine = MultiFormation(steps=1, width=2, batch=4, matches=3, lesson=12, lesson_batch=4)
     work = Work(committee, pool, [0, 1], Settings(1), METHODS["idc"].start)
     asked: list[int] = []

@@ -187,7 +187,7 @@ def test_real_statistics_are_those_of_all_images_at_once(
     committee: list[Classifier], pool: Pool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Means of batch variances lose what lies between the batches."""
-    monkeypatch.setattr("reta.synthesis.layers.images_per_pass", lambda size: 7)
+    monkeypatch.setattr("reta.memory.images_per_pass", lambda size: 7)
     layer_probe = LayerProbe(committee[0], 4)
     found = real_statistics(layer_probe, pool, torch.arange(PER_CLASS * CLASSES))
     for position, wanted in enumerate(real(pool, committee[0], torch.arange(len(pool.labels)))):

@@ -21,6 +21,7 @@ from reta.data.images import ImageSet
 from reta.evaluation.diversity import unit_features
 from reta.evaluation.result import Figure, Result
 from reta.evaluation.subject import Subject
+from reta.memory import Passes
 from reta.models import Classifier, file_stem
 from reta.runtime import images_per_pass, random_generator
 
@@ -111,12 +112,12 @@ def auc_interval(
 def scores(model: Classifier, images: ImageSet) -> np.ndarray[Any, Any]:
     """Return minus the cross-entropy ``(n,)`` of every image: high where a model is sure."""
     model.eval()
-    device, found = model.mean.device, []
+    device, found, passes = model.mean.device, [], Passes(images.size)
     parts = torch.arange(len(images)).split(images_per_pass(images.size))
     for part, pixels in zip(parts, images.batches(parts), strict=True):
-        logits = model(pixels.to(device).float() / 255)
-        labels = images.labels[part].to(device)
-        found.append(-F.cross_entropy(logits, labels, reduction="none").cpu())
+        logits = passes.of(lambda own: model(own.to(device).float() / 255).cpu(), pixels)
+        labels = images.labels[part]
+        found.append(-F.cross_entropy(torch.cat(logits), labels, reduction="none"))
     result: np.ndarray[Any, Any] = torch.cat(found).double().numpy()
     return result
 

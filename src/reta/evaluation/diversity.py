@@ -13,17 +13,19 @@ import torch.nn.functional as F
 from reta.evaluation.geometry import measure as measure_geometry
 from reta.evaluation.result import Figure, Result
 from reta.evaluation.subject import Subject
+from reta.memory import Passes
 from reta.models import Classifier
-from reta.runtime import images_per_pass, random_generator
+from reta.runtime import random_generator
 
 
 @torch.no_grad()
 def unit_features(model: Classifier, images: torch.Tensor) -> torch.Tensor:
     """Return penultimate features ``(n, d)`` on the unit sphere of images ``(n, 3, s, s)``."""
-    device = model.mean.device
-    parts = images.split(images_per_pass(images.shape[-1]))
-    features = [model.features(part.to(device).float() / 255).cpu() for part in parts]
-    return F.normalize(torch.cat(features), dim=1)
+
+    def features(part: torch.Tensor) -> torch.Tensor:
+        return model.features(part.to(model.mean.device).float() / 255).cpu()
+
+    return F.normalize(torch.cat(Passes(images.shape[-1]).of(features, images)), dim=1)
 
 
 def manifold_scores(real: torch.Tensor, fake: torch.Tensor, k: int = 5) -> dict[str, float]:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from reta.memory import Passes
 from reta.models import Classifier
 from reta.progress import track
 from reta.runtime import random_generator
@@ -54,10 +55,13 @@ def class_features(
         labels: the classes.
         draws: how many random sets of real images are compared with, to average out the choice.
     """
-    device = teacher.mean.device
-    sides = []
+    sides, passes = [], Passes(images.shape[-1])
+
+    def features(part: torch.Tensor) -> torch.Tensor:
+        return teacher.features(part.to(teacher.mean.device).float() / 255)
+
     for label, own in zip(labels, images, strict=True):
-        synthetic = F.normalize(teacher.features(own.to(device).float() / 255), dim=1).cpu()
+        synthetic = F.normalize(torch.cat(passes.of(features, own)), dim=1).cpu()
         members = pool.members(label)
         count = min(len(own), len(members))
         real = [

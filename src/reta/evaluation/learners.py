@@ -10,8 +10,9 @@ import torch.nn.functional as F
 
 from reta.data.augment import identity_views, padded_views, random_views, render
 from reta.data.distilled import MicroBatch
+from reta.memory import Passes, as_memory_limit
 from reta.models import Classifier
-from reta.runtime import images_per_pass, random_generator
+from reta.runtime import random_generator
 from reta.training import Protocol, fit
 
 
@@ -98,7 +99,13 @@ def learn(
     def loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         return F.cross_entropy(_masked(logits, seen), labels)
 
-    fit(model, batches, loss, protocol, lambda epoch: None, description, seed=seed)
+    unfit = (
+        f"a batch of {batch_size} images does not fit into memory while {description} is trained, "
+        "and a smaller one would be another training; choose a smaller network, or use a device "
+        "with more memory"
+    )
+    with as_memory_limit(unfit):
+        fit(model, batches, loss, protocol, lambda epoch: None, description, seed=seed)
 
 
 def _masked(logits: torch.Tensor, seen: torch.Tensor | None) -> torch.Tensor:
@@ -111,9 +118,9 @@ def recognised(
 ) -> torch.Tensor:
     """Return which images ``(n,)`` bool are recognised, among the classes seen so far."""
     model.eval()
-    device = model.mean.device
-    answers = [
-        _masked(model(part.to(device).float() / 255), seen).argmax(1).cpu()
-        for part in examples.pixels.split(images_per_pass(examples.pixels.shape[-1]))
-    ]
-    return torch.cat(answers) == examples.labels
+    pixels, device = examples.pixels, model.mean.device
+
+    def answers(part: torch.Tensor) -> torch.Tensor:
+        return _masked(model(part.to(device).float() / 255), seen).argmax(1).cpu()
+
+    return torch.cat(Passes(pixels.shape[-1]).of(answers, pixels)) == examples.labels

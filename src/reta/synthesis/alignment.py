@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from reta.errors import UsageError
+from reta.memory import Passes
 from reta.models import Classifier
 from reta.runtime import random_generator
 from reta.synthesis.pool import Pool
@@ -124,7 +125,7 @@ class TopologyAlignment:
             return pool.features[chosen]
         pixels = pool.pixels(chosen.flatten()).to(teacher.mean.device)
         with torch.no_grad():
-            found = torch.cat([teacher.features(part) for part in pixels.split(100)])
+            found = torch.cat(Passes(pool.image_size).of(teacher.features, pixels))
         return found.view(*chosen.shape, -1)
 
     def _sample(self, pool: Pool, label: int, seed: int, draw: int) -> torch.Tensor:

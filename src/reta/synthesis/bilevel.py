@@ -17,10 +17,12 @@ from dataclasses import dataclass, replace
 from typing import Self
 
 import torch
+import torch.nn.functional as F
 
 from reta.checkpoint import State, optimiser_tensors, restore_optimiser
 from reta.data.augment import Views, random_views, render
 from reta.errors import DivergedError, UsageError
+from reta.memory import Halving, descend
 from reta.models import Classifier, instance_convnet
 from reta.progress import track
 from reta.runtime import Stopwatch, random_generator, torch_seed
@@ -143,6 +145,7 @@ class Learner:
         self, network: Classifier, rate: float, momentum: float = 0.0, decay: float = 0.0
     ) -> None:
         self._rate, self._momentum, self._decay = rate, momentum, decay
+        self._halving = Halving("images of a training batch")
         self.renew(network)
 
     def renew(self, network: Classifier) -> None:
@@ -152,11 +155,17 @@ class Learner:
             network.parameters(), self._rate, self._momentum, weight_decay=self._decay
         )
 
-    def descend(self, loss: torch.Tensor) -> None:
-        """Take one step on a loss."""
-        self._optimiser.zero_grad()
-        loss.backward()
-        self._optimiser.step()
+    def learn(self, images: torch.Tensor, labels: torch.Tensor) -> None:
+        """Take one step on the cross-entropy of images ``(n, 3, s, s)``."""
+
+        def loss(part: slice) -> torch.Tensor:
+            return F.cross_entropy(self.network(images[part]), labels[part])
+
+        self.descend(loss, len(images))
+
+    def descend(self, loss: Callable[[slice], torch.Tensor], count: int) -> None:
+        """Take one step on the mean loss of a batch, see `mean_gradients`."""
+        descend(self._optimiser, loss, count, self._halving)
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """Return weights and momenta."""
@@ -305,10 +314,3 @@ class Canvas:
         if kept := without("kept.", tensors):
             restore(kept)
         return facts["done"], float(facts["seconds"])
-
-
-def packs(work: Work) -> list[range]:
-    """Return positions of classes whose synthetic images share a forward pass."""
-    at_once = max(1, work.settings.images_per_pass // work.settings.ipc)
-    count = len(work.labels)
-    return [range(start, min(start + at_once, count)) for start in range(0, count, at_once)]

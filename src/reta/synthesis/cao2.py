@@ -31,9 +31,10 @@ import torch.nn.functional as F
 from reta import interruption
 from reta.checkpoint import State
 from reta.errors import DivergedError, UsageError
+from reta.memory import Halving, Passes
 from reta.models import Classifier
 from reta.progress import track
-from reta.runtime import Stopwatch, images_per_pass, random_generator
+from reta.runtime import Stopwatch, random_generator
 from reta.synthesis.diffusion import Denoiser, load_pipeline, own_denoiser, train_denoiser
 from reta.synthesis.engine import Recovered, Tensors, Work
 
@@ -189,16 +190,17 @@ class ConditionAware:
         rng = random_generator(work.settings.seed, "cao2", "sample", label)
         count = ipc * self.candidates
         noise = torch.from_numpy(rng.standard_normal((count, *denoiser.shape))).float()
-        made, answers = [], []
-        for part in noise.split(images_per_pass(size)):
+
+        def sample(part: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
             latents = denoiser.sample(part.to(work.device), label, self.sampling, self.guidance)
-            answers.append(_answer(work.committee[0], denoiser.decode(latents, size)))
-            made.append(latents)
-        probability = torch.cat(answers)
+            return latents, _answer(work.committee[0], denoiser.decode(latents, size))
+
+        found = zip(*Passes(size).of(sample, noise), strict=True)
+        made, probability = (torch.cat(parts) for parts in found)
         if not torch.isfinite(probability).all():
             raise DivergedError(f"{work.committee[0].name} gives no probabilities of the samples")
         kept = chosen(probability, label, ipc, least=self.prefer == "least")
-        return torch.cat(made)[kept]
+        return made[kept]
 
     def refine(
         self, work: Work, denoiser: Denoiser, latents: torch.Tensor, label: int
@@ -222,22 +224,28 @@ class ConditionAware:
         classes = torch.full((len(latents),), number, device=latents.device)
         leaf = latents.clone().requires_grad_()
         optimiser = torch.optim.Adam([leaf], self.latent_rate * work.checkpoint.caution)
-        course = torch.zeros(self.steps)
+        course, halving = torch.zeros(self.steps), Halving("latents of a class")
         for step, times in enumerate(torch.from_numpy(draws).to(latents.device)):
             interruption.check()
-            seen = denoiser.noise(denoiser.noised(leaf, noise, times), times, classes)
-            loss = condition_loss(noise, seen, self.weight)
-            (leaf.grad,) = torch.autograd.grad(loss.sum(), leaf)
+
+            def descent(part: slice, times: torch.Tensor = times) -> tuple[torch.Tensor, ...]:
+                own = leaf.detach()[part].requires_grad_()
+                noised = denoiser.noised(own, noise[part], times[part])
+                seen = denoiser.noise(noised, times[part], classes[part])
+                loss = condition_loss(noise[part], seen, self.weight)
+                return torch.autograd.grad(loss.sum(), own)[0], loss.detach()
+
+            found = zip(*halving(descent, len(leaf)), strict=True)
+            leaf.grad, losses = (torch.cat(parts) for parts in found)
             optimiser.step()
-            course[step] = loss.detach().mean()
+            course[step] = losses.mean()
         if not torch.isfinite(leaf).all():
             raise DivergedError("latents became NaN or infinite; lower engine.latent_rate")
         return leaf.detach(), course
 
     def _shown(self, work: Work, denoiser: Denoiser, latents: torch.Tensor) -> torch.Tensor:
         size = work.pool.image_size
-        passes = latents.split(images_per_pass(size))
-        images = torch.cat([denoiser.decode(part, size) for part in passes])
+        images = torch.cat(Passes(size).of(lambda part: denoiser.decode(part, size), latents))
         return (images * 255).round().to(torch.uint8).cpu()
 
 

@@ -27,8 +27,9 @@ import torch
 
 from reta.data.augment import random_views, render
 from reta.errors import UsageError
+from reta.memory import Passes
 from reta.models import Classifier
-from reta.runtime import images_per_pass, random_generator
+from reta.runtime import random_generator
 from reta.synthesis.matching import Matcher, Matching, Scene, Turn
 from reta.synthesis.pool import Pool
 
@@ -143,15 +144,16 @@ def priors(
     count, size = min(_CROPS, len(pool.labels)), pool.image_size
     chosen = torch.from_numpy(rng.permutation(len(pool.labels))[:count])
     views = random_views(rng, count, size, flip=False)
-    right = [0] * len(teachers)
     device = teachers[0].mean.device
-    for part in torch.arange(count).split(images_per_pass(size)):
+
+    @torch.no_grad()
+    def right(part: torch.Tensor) -> list[int]:
         crops = render(pool.pixels(chosen[part]), views[part], size).to(device)
         labels = pool.labels[chosen[part]].to(device)
-        with torch.no_grad():
-            for index, teacher in enumerate(teachers):
-                right[index] += int((teacher(crops).argmax(1) == labels).sum())
-    return [100 * number / count for number in right]
+        return [int((teacher(crops).argmax(1) == labels).sum()) for teacher in teachers]
+
+    counted = Passes(size).of(right, torch.arange(count))
+    return [100 * sum(numbers) / count for numbers in zip(*counted, strict=True)]
 
 
 @dataclass(frozen=True)

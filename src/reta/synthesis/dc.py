@@ -15,10 +15,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 import torch.nn.functional as F
 
+from reta.memory import Halving, mean_gradients
 from reta.models import Classifier
 from reta.runtime import random_generator
 from reta.synthesis.bilevel import Bilevel, Canvas, Learner
@@ -47,6 +49,19 @@ def weight_gradients(
     labels = torch.full((len(images),), position, device=images.device)
     loss = F.cross_entropy(network(images), labels)
     return list(torch.autograd.grad(loss, list(network.parameters()), create_graph=create_graph))
+
+
+def mean_weight_gradients(
+    network: Classifier, images: torch.Tensor, position: int
+) -> list[torch.Tensor]:
+    """Return what `weight_gradients` does, of as many images at a time as fit."""
+    labels = torch.full((len(images),), position, device=images.device)
+
+    def loss(part: slice) -> torch.Tensor:
+        return F.cross_entropy(network(images[part]), labels[part])
+
+    weights = list(network.parameters())
+    return mean_gradients(loss, weights, len(images), Halving("images of a class"))
 
 
 @dataclass(frozen=True)
@@ -108,8 +123,8 @@ class GradientMatching(Bilevel):
 
     def class_loss(
         self, work: Work, network: Classifier, images: torch.Tensor, step: int, position: int
-    ) -> torch.Tensor:
-        """Return the distance of the gradients of one class.
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the distance of the gradients of one class, and its gradient at the images.
 
         Args:
             work: the block.
@@ -118,13 +133,48 @@ class GradientMatching(Bilevel):
             step: names the real images and the view.
             position: of the class in the block.
         """
-        label = work.labels[position]
+        label, leaf = work.labels[position], images.detach().requires_grad_()
         real, synthetic = self.augmented(
-            work, step, label, self.real(work, step, label), self.decode(images)
+            work, step, label, self.real(work, step, label), self.decode(leaf)
         )
-        wanted = weight_gradients(network, real, position)
-        found = weight_gradients(network, synthetic, position, create_graph=True)
-        return self.distance(wanted, found)
+        wanted = mean_weight_gradients(network, real, position)
+        loss, push = self._push(network, wanted, synthetic.detach(), position)
+        return loss, torch.autograd.grad(synthetic, leaf, push)[0]
+
+    def _push(
+        self,
+        network: Classifier,
+        wanted: Sequence[torch.Tensor],
+        images: torch.Tensor,
+        position: int,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the distance and its gradient at images, of as many at a time as fit.
+
+        What is compared is a mean over the images. Of parts of them its value is found first; with
+        the slope of the distance there, each part goes its way back by itself.
+        """
+
+        @cache
+        def slope() -> tuple[torch.Tensor, list[tuple[int, torch.Tensor]]]:
+            found = mean_weight_gradients(network, images, position)
+            loss = self.distance(wanted, [value.requires_grad_() for value in found])
+            slopes = torch.autograd.grad(loss, found, allow_unused=True)
+            return loss.detach(), [(i, s) for i, s in enumerate(slopes) if s is not None]
+
+        def back(part: slice) -> tuple[torch.Tensor, torch.Tensor]:
+            leaf = images[part].detach().requires_grad_()
+            found = weight_gradients(network, leaf, position, create_graph=True)
+            if len(leaf) == len(images):
+                loss = self.distance(wanted, found)
+                return loss.detach(), torch.autograd.grad(loss, leaf)[0]
+            loss, slopes = slope()
+            pull = torch.stack([(found[i] * own).sum() for i, own in slopes]).sum()
+            share = len(leaf) / len(images)
+            return loss, torch.autograd.grad(pull * share, leaf)[0]
+
+        halving = Halving("synthetic images of a class")
+        losses, gradients = zip(*halving(back, len(images)), strict=True)
+        return losses[0], torch.cat(gradients)
 
     def _match(
         self, work: Work, canvas: Canvas, network: Classifier, index: int
@@ -133,9 +183,10 @@ class GradientMatching(Bilevel):
         gradient, total = torch.zeros_like(canvas.pixels), canvas.pixels.new_zeros(())
         for position in range(len(work.labels)):
             leaf = canvas.pixels.detach()[position].requires_grad_()
-            loss = self.class_loss(work, network, canvas.images(leaf), index, position)
-            (gradient[position],) = torch.autograd.grad(loss, leaf)
-            total = total + loss.detach()
+            images = canvas.images(leaf)
+            loss, at_images = self.class_loss(work, network, images, index, position)
+            (gradient[position],) = torch.autograd.grad(images, leaf, at_images)
+            total = total + loss
         return gradient, total
 
     def teach(self, work: Work, canvas: Canvas, learner: Learner, index: int) -> None:
@@ -148,4 +199,4 @@ class GradientMatching(Bilevel):
             order = random_generator(work.settings.seed, *key).permutation(len(images))
             for batch in torch.from_numpy(order).split(self.batch):
                 views = self.moved(work, images[batch], *key, int(batch[0]))
-                learner.descend(F.cross_entropy(learner.network(views), labels[batch]))
+                learner.learn(views, labels[batch])

@@ -6,7 +6,7 @@ The models, the noise schedule and the sampler's formula are those of Hugging Fa
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from reta import interruption
 from reta.checkpoint import State, optimiser_tensors, restore_optimiser
 from reta.errors import UsageError
+from reta.memory import Halving, descend
 from reta.progress import track
 from reta.runtime import random_generator, seeded
 from reta.synthesis.bilevel import without
@@ -227,6 +228,7 @@ def train_denoiser(work: Work, steps: int, batch: int, width: int) -> Tensors:
     rate = 1e-3 * work.checkpoint.caution
     optimiser = torch.optim.Adam(model.parameters(), rate)
     average = {name: value.detach().clone() for name, value in model.state_dict().items()}
+    halving = Halving("images of a training batch")
     done = 0
     state = work.checkpoint.load()
     if state is not None:
@@ -245,18 +247,18 @@ def train_denoiser(work: Work, steps: int, batch: int, width: int) -> Tensors:
         for step in track(range(done, steps), "diffusion model", steps - done):
             offer()
             loss = _denoising_loss(denoiser, work, step, batch)
-            optimiser.zero_grad()
-            loss.backward()
             optimiser.param_groups[0]["lr"] = rate * (1 - step / steps)
-            optimiser.step()
+            descend(optimiser, loss, batch, halving)
             for name, value in model.state_dict().items():
                 average[name].lerp_(value, 1 - min(_AVERAGE, (1 + step) / (10 + step)))
             done = step + 1
     return average
 
 
-def _denoising_loss(denoiser: Denoiser, work: Work, step: int, batch: int) -> torch.Tensor:
-    """Return the mean squared error of the noise seen in a random batch of real images."""
+def _denoising_loss(
+    denoiser: Denoiser, work: Work, step: int, batch: int
+) -> Callable[[slice], torch.Tensor]:
+    """Return the mean squared error of the noise seen in parts of a random batch of real images."""
     rng = random_generator(work.settings.seed, "diffusion", step)
     members = torch.cat([work.pool.members(label) for label in work.labels])
     chosen = members[torch.from_numpy(rng.integers(len(members), size=batch))]
@@ -268,5 +270,9 @@ def _denoising_loss(denoiser: Denoiser, work: Work, step: int, batch: int) -> to
     images, noise, times, classes = (
         part.to(work.device) for part in (images, noise, times, classes)
     )
-    seen = denoiser.noise(denoiser.noised(images, noise, times), times, classes)
-    return F.mse_loss(seen, noise)
+
+    def loss(part: slice) -> torch.Tensor:
+        noised = denoiser.noised(images[part], noise[part], times[part])
+        return F.mse_loss(denoiser.noise(noised, times[part], classes[part]), noise[part])
+
+    return loss

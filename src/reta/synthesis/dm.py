@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import torch
 
 from reta import interruption
+from reta.memory import Halving, Passes
 from reta.models import Classifier
-from reta.runtime import images_per_pass
-from reta.synthesis.bilevel import Bilevel, Canvas, packs
+from reta.synthesis.bilevel import Bilevel, Canvas
 from reta.synthesis.engine import Recovered, Work
 
 
@@ -48,19 +48,22 @@ class DistributionMatching(Bilevel):
     def recover(self, work: Work) -> Recovered:
         """Distil a block."""
         canvas = Canvas(work, self.learning_rate, self.momentum)
-        parts = packs(work)
+        ipc, count = work.settings.ipc, len(work.labels)
+        halving = Halving(f"classes of {ipc} images", max(1, work.settings.images_per_pass // ipc))
 
         def step(index: int) -> dict[str, torch.Tensor]:
             network = self.network(work, "dm", index).requires_grad_(False)
-            gradient, total = torch.zeros_like(canvas.pixels), canvas.pixels.new_zeros(())
-            for positions in parts:
+
+            def part(own: slice) -> tuple[torch.Tensor, torch.Tensor]:
                 interruption.check()  # nothing has changed yet in this step
-                leaf = canvas.pixels.detach()[list(positions)].requires_grad_()
+                leaf = canvas.pixels.detach()[own].requires_grad_()
+                positions = range(count)[own]
                 loss = self.loss(work, network, canvas.images(leaf), index, positions)
-                (gradient[list(positions)],) = torch.autograd.grad(loss, leaf)
-                total = total + loss.detach()
-            canvas.descend(gradient)
-            return {"loss": total / len(work.labels)}
+                return torch.autograd.grad(loss, leaf)[0], loss.detach()
+
+            gradients, losses = zip(*halving(part, count), strict=True)
+            canvas.descend(torch.cat(gradients))
+            return {"loss": torch.stack(losses).sum() / count}
 
         return canvas.learn(self.steps, step)
 
@@ -83,8 +86,8 @@ class DistributionMatching(Bilevel):
             reals.append(real)
             synthetics.append(synthetic)
         with torch.no_grad():
-            passes = torch.cat(reals).split(images_per_pass(work.pool.image_size))
-            real_features = torch.cat([network.features(part) for part in passes])
+            passes = Passes(work.pool.image_size)
+            real_features = torch.cat(passes.of(network.features, torch.cat(reals)))
         synthetic_features = network.features(torch.cat(synthetics))
         pairs = zip(
             real_features.split([len(part) for part in reals]),

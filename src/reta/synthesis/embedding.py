@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 
+from reta.memory import Passes
 from reta.models import Classifier
 from reta.synthesis.pool import Pool
 
@@ -48,8 +49,14 @@ def embed_class(
         if kind == "logits":
             logits: torch.Tensor = committee[0].head(pool.features[members].to(like))
             return logits.cpu()
-        batches = pool.images.batches(members.split(100))
-        return torch.cat([embed(part.to(like) / 255, committee, kind).cpu() for part in batches])
+        found, passes = [], Passes(pool.image_size)
+
+        def seen(part: torch.Tensor) -> torch.Tensor:
+            return embed(part.to(like) / 255, committee, kind).cpu()
+
+        for batch in pool.images.batches(members.split(100)):
+            found += passes.of(seen, batch)
+        return torch.cat(found)
 
     names = tuple(teacher.name for teacher in committee)
     return pool.once(("embedding", kind, names, label), compute)

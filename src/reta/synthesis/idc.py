@@ -166,12 +166,22 @@ class MultiFormation(GradientMatching):
             own = labels[chosen].to(work.device)
             rng = random_generator(seed, *key, "mix")
             if rng.random() >= 0.5:
-                learner.descend(F.cross_entropy(learner.network(images), own))
+                learner.learn(images, own)
                 continue
             size = images.shape[-1]
             mix = random_mix(rng, len(images), size, len(images))
             partners = mix.partners.to(work.device)
             kept = 1 - (mix.boxes[0, 2] * mix.boxes[0, 3]).item() / size**2
-            logits = learner.network(cutmix(images, images[partners], mix.boxes))
-            losses = [F.cross_entropy(logits, target) for target in (own, own[partners])]
-            learner.descend(kept * losses[0] + (1 - kept) * losses[1])
+            mixed = cutmix(images, images[partners], mix.boxes)
+
+            def loss(
+                part: slice,
+                mixed: torch.Tensor = mixed,
+                targets: Sequence[torch.Tensor] = (own, own[partners]),
+                kept: float = kept,
+            ) -> torch.Tensor:
+                logits = learner.network(mixed[part])
+                first, second = (F.cross_entropy(logits, target[part]) for target in targets)
+                return kept * first + (1 - kept) * second
+
+            learner.descend(loss, len(mixed))

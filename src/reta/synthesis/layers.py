@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from reta.memory import Passes
 from reta.models import Classifier
-from reta.runtime import images_per_pass
 from reta.synthesis.matching import group_outputs
 from reta.synthesis.pool import Pool
 from reta.synthesis.statistics import group_statistics
@@ -101,13 +101,16 @@ def real_statistics(
     merged: dict[int, Statistics] = {}
     seen = 0
     device = probe.teacher.mean.device
-    for part in indices.split(images_per_pass(pool.image_size)):
-        _, found = probe(pool.pixels(part).to(device)[None], skip)
-        share = len(part) / (seen + len(part))
+
+    def read(part: torch.Tensor) -> tuple[int, dict[int, Statistics]]:
+        return len(part), probe(pool.pixels(part).to(device)[None], skip)[1]
+
+    for count, found in Passes(pool.image_size).of(read, indices):
+        share = count / (seen + count)
         for position, statistics in found.items():
             own = [value[0].double() for value in statistics]
             merged[position] = merge(merged[position], own, share) if seen else own
-        seen += len(part)
+        seen += count
     return {
         position: [value.to(device).float() for value in statistics]
         for position, statistics in merged.items()

@@ -29,6 +29,7 @@ from torch.func import functional_call
 from torch.nn.utils import parameters_to_vector
 
 from reta.checkpoint import State
+from reta.memory import as_memory_limit
 from reta.models import Classifier
 from reta.progress import track
 from reta.runtime import random_generator
@@ -134,8 +135,7 @@ class TrajectoryMatching(Bilevel):
             for number, chosen in enumerate(torch.from_numpy(order).split(batch)):
                 images = work.pool.pixels(members[chosen]).to(work.device)
                 views = self.moved(work, images, *key, number)
-                logits = learner.network(views)
-                learner.descend(F.cross_entropy(logits, labels[chosen].to(work.device)))
+                learner.learn(views, labels[chosen].to(work.device))
 
     def recover(self, work: Work) -> Recovered:
         """Distil a block: all classes the experts know."""
@@ -143,14 +143,20 @@ class TrajectoryMatching(Bilevel):
         network = self.network(work, "student").requires_grad_(False)
         rate = torch.tensor(self.student_rate, device=work.device)
         velocity = torch.zeros_like(rate)
+        unfit = (
+            f"the {self.student_steps} steps of a student do not fit into memory, and fewer images "
+            "or steps would be another method; lower engine.student_batch or engine.student_steps, "
+            "or use a device with more memory"
+        )
 
         def step(index: int) -> dict[str, torch.Tensor]:
             pixels = canvas.pixels.detach().requires_grad_()
             alpha = rate.clone().requires_grad_()
             images = canvas.images(pixels).flatten(0, 1)
             begun, wanted = self._leg(work, index)
-            loss = self.loss(work, network, images, alpha, begun, wanted, index)
-            gradient, at_rate = torch.autograd.grad(loss, [pixels, alpha])
+            with as_memory_limit(unfit):
+                loss = self.loss(work, network, images, alpha, begun, wanted, index)
+                gradient, at_rate = torch.autograd.grad(loss, [pixels, alpha])
             canvas.descend(gradient)
             velocity.mul_(self.momentum).add_(at_rate)
             rate.sub_(self.rate_rate * work.checkpoint.caution * velocity).clamp_(min=_LEAST_RATE)

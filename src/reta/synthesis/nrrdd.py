@@ -30,8 +30,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from reta.errors import UsageError
+from reta.memory import Passes
 from reta.models import Classifier
-from reta.runtime import images_per_pass
 from reta.synthesis.start import Mosaic
 
 
@@ -89,16 +89,18 @@ class CriticalPatches(Mosaic):
         self, teacher: Classifier, crops: torch.Tensor, label: int
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return what decides between crops of an image, and between images; less is better."""
-        shares, orders = [], []
-        for part in crops.split(images_per_pass(crops.shape[-1])):
+
+        def judged(part: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
             images = part.to(teacher.mean)
             targets = torch.full((len(images),), label, device=images.device)
             maps, logits = activation_maps(teacher, images, targets)
-            shares.append((maps >= self.threshold).float().mean(dim=(1, 2)).cpu())
+            critical = (maps >= self.threshold).float().mean(dim=(1, 2))
             confidence = logits.softmax(dim=1)[:, label]
             missed = logits.argmax(dim=1) != label
-            orders.append((confidence + 2 * missed).cpu())
-        return -torch.cat(shares), torch.cat(orders)
+            return -critical.cpu(), (confidence + 2 * missed).cpu()
+
+        within, between = zip(*Passes(crops.shape[-1]).of(judged, crops), strict=True)
+        return torch.cat(within), torch.cat(between)
 
 
 @dataclass(frozen=True)
@@ -119,5 +121,11 @@ class CriticalRegions:
             images: the start images, in [0, 1].
             labels: ``(classes,)``.
         """
-        rows = [activation_maps(teacher, row, labels)[0] for row in images]
-        return (torch.stack(rows) < self.threshold).to(images).unsqueeze(2)
+        every, passes = images.flatten(0, 1), Passes(images.shape[-1])
+        targets = labels.repeat(len(images))
+        maps = passes.of(
+            lambda part: activation_maps(teacher, every[part], targets[part])[0],
+            torch.arange(len(every), device=every.device),
+        )
+        uncritical = torch.cat(maps) < self.threshold
+        return uncritical.view(*images.shape[:2], 1, *images.shape[-2:]).to(images)

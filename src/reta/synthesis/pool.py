@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 
 from reta.data.images import ImageSet
-from reta.memory import Halving
+from reta.memory import Passes
 from reta.models import Classifier
 from reta.progress import track
 from reta.runtime import images_per_pass
@@ -106,17 +106,17 @@ def look(
     # memory would grow by several times what is kept.
     kept: dict[str, torch.Tensor] = {}
     grey = True
-    halving = Halving(f"images of {images.size} px")
+    passes = Passes(images.size)
+
+    def seen(pixels: torch.Tensor) -> list[torch.Tensor]:
+        feature = teacher.features(pixels.to(device).float() / 255)
+        return [feature.to(dtype).cpu(), teacher.head(feature).softmax(dim=1).cpu()]
+
     parts = torch.arange(span.start, span.stop).split(images_per_pass(images.size))
     batches = zip(parts, images.batches(parts), strict=True)
     for part, pixels in track(batches, "pool: real features", len(parts)):
         grey = grey and bool((pixels == pixels[:, :1]).all())
-
-        def seen(own: slice, pixels: torch.Tensor = pixels) -> list[torch.Tensor]:
-            feature = teacher.features(pixels[own].to(device).float() / 255)
-            return [feature.to(dtype).cpu(), teacher.head(feature).softmax(dim=1).cpu()]
-
-        found = zip(*halving(seen, len(part)), strict=True)
+        found = zip(*passes.of(seen, pixels), strict=True)
         feature, probability = (torch.cat(values) for values in found)
         if not kept:
             kept["features"] = torch.empty(len(span), feature.shape[1], dtype=dtype)

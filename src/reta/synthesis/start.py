@@ -10,9 +10,10 @@ import torch
 import torch.nn.functional as F
 
 from reta.data.augment import random_views, render
+from reta.memory import Passes
 from reta.models import Classifier
 from reta.progress import warn_once
-from reta.runtime import images_per_pass, random_generator
+from reta.runtime import random_generator
 from reta.synthesis.coreset import ORDERS, Order, random_order
 from reta.synthesis.pool import Pool
 
@@ -141,8 +142,8 @@ class Mosaic:
         self, teacher: Classifier, crops: torch.Tensor, label: int
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return what decides between crops of an image, and between images; less is better."""
-        parts = crops.split(images_per_pass(crops.shape[-1]))
-        logits = torch.cat([teacher(part.to(teacher.mean.device)).cpu() for part in parts])
+        passes, device = Passes(crops.shape[-1]), teacher.mean.device
+        logits = torch.cat(passes.of(lambda part: teacher(part.to(device)).cpu(), crops))
         loss = F.cross_entropy(logits, torch.full((len(logits),), label), reduction="none")
         return loss, loss
 
