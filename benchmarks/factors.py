@@ -287,11 +287,14 @@ def smoke(setting: Setting) -> Setting:
     """Return the same setting in miniature, only to see it run."""
     config = replace(
         setting.config,
+        image_size=32,
+        ipc=min(setting.config.ipc, 2),
         classes=3,
         per_class=12,
         test_per_class=5,
         teachers=("convnet3",),
         teacher_epochs=1,
+        teacher_floor=0.0,
         steps=10,
         label_epochs=2,
     )
