@@ -49,6 +49,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     # so `anchors` says all; `both` asks the rest.
     "anchors": ("reta-drc", "reta-drc connection.margin=0.1"),
     "both": ("reta-pta", "reta-paper", "reta"),
+    "long": (BASELINE, "reta-drc", "reta-drc connection.margin=0.1"),
     "margin": (
         "reta-drc connection.margin=0.03",
         "reta-drc connection.margin=0.3",
@@ -184,6 +185,10 @@ SETTINGS = {
     "imagenette-ipc1": Setting("imagenette", replace(_NETTE, ipc=1), "confirm", 40),
     "imagenette-ipc2": Setting("imagenette", replace(_NETTE, ipc=2), "confirm", 80),
     "cifar100-20-ipc1": Setting("cifar100-20", replace(_TWENTY, ipc=1), "confirm", 25),
+    # As many steps as the paper takes.
+    "cifar100-20-ipc1-long": Setting(
+        "cifar100-20", replace(_TWENTY, ipc=1, steps=2000), "confirm", 150
+    ),
     "cifar100-20-ipc5": Setting("cifar100-20", replace(_TWENTY, ipc=5), "confirm", 110),
 }
 # Table 1, with the paper's networks and FADRM's settings. Its teachers are weak on purpose: FADRM's
