@@ -11,8 +11,7 @@ import torch
 
 import reta
 from reta.methods import METHODS
-from reta.synthesis.connection import Connection
-from reta.synthesis.pool import Pool
+from reta.synthesis.connection import Connection, Query
 
 
 @dataclass(frozen=True)
@@ -25,21 +24,13 @@ class ConfidentAnchor(Connection):
 
     alpha: float = 0.7
 
-    def choose(
-        self,
-        pool: Pool,
-        label: int,
-        queries: torch.Tensor,
-        used: torch.Tensor | None,
-        size: int,
-        keys: torch.Tensor | None = None,
-    ) -> torch.Tensor:
+    def choose(self, query: Query) -> torch.Tensor:
         """Return the pool indices of the anchors of one class."""
-        members = pool.members(label)
-        current = members[:0] if used is None else used[-1]
+        members = query.members
+        current = members[:0] if query.current is None else query.current
         penalty = 2 * torch.isin(members, current).float()  # no anchor twice in a row
-        order = (pool.confidence[members] - penalty).argsort(descending=True)
-        return members[order[torch.arange(len(queries)) % len(members)]]
+        order = (query.pool.confidence[members] - penalty).argsort(descending=True)
+        return members[order[torch.arange(len(query.embeddings)) % len(members)]]
 
 
 METHODS["confident"] = replace(

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from reta.errors import UsageError
 from reta.synthesis.connection import (
     FixedAnchor,
+    Query,
     fit_gap,
     resample,
     residual_connection,
@@ -95,10 +96,10 @@ def test_a_fixed_anchor_stays(pool: Pool) -> None:
     """FADRM blends the image it started from in at every connection."""
     current = torch.tensor([5, 3, 3])
     queries = torch.randn(3, 128, generator=torch.Generator().manual_seed(0))
-    chosen = FixedAnchor().choose(pool, 1, queries, torch.stack([current * 0, current]), 16)
+    chosen = FixedAnchor().choose(Query(pool, 1, queries, torch.stack([current * 0, current]), 16))
     assert torch.equal(chosen, current)
     with pytest.raises(UsageError, match="real images"):
-        FixedAnchor().choose(pool, 1, queries, None, 16)
+        FixedAnchor().choose(Query(pool, 1, queries, None, 16))
 
 
 @pytest.mark.parametrize("alpha", [-0.1, 1.5, float("nan")])

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from reta.models import Classifier
+from reta.synthesis.connection import Query
 from reta.synthesis.embedding import Embedding, embed, embed_class
 from reta.synthesis.pool import Pool
 from reta.synthesis.retrieval import RetrievedAnchor, fit_complexity_score
@@ -25,7 +26,7 @@ def test_real_and_synthetic_images_meet_in_one_space(
         keys = embed_class(double_pool, label, double_committee, kind)
         torch.testing.assert_close(keys.double(), queries.detach(), rtol=1e-4, atol=1e-5)
         chosen = RetrievedAnchor(trade_off=0.0).choose(
-            double_pool, label, queries.detach(), None, 16, keys
+            Query(double_pool, label, queries.detach(), None, 16, keys)
         )
         assert torch.equal(chosen, members)
 

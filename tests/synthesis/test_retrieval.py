@@ -15,7 +15,7 @@ from scipy.ndimage import gaussian_filter1d
 
 from reta.data.images import DecodedImages
 from reta.errors import UsageError
-from reta.synthesis.connection import resample
+from reta.synthesis.connection import Query, resample
 from reta.synthesis.pool import Pool
 from reta.synthesis.retrieval import (
     RetrievedAnchor,
@@ -143,7 +143,9 @@ def test_the_anchor_is_the_best_of_its_class(pool: Pool, trade_off: float, size:
     queries = features_near(pool, 5)
     for label in range(4):
         members, cost = brute_force_cost(pool, label, queries, trade_off, size)
-        chosen = RetrievedAnchor(trade_off=trade_off).choose(pool, label, queries, None, size)
+        chosen = RetrievedAnchor(trade_off=trade_off).choose(
+            Query(pool, label, queries, None, size)
+        )
         assert chosen.tolist() == [members[best] for best in cost.argmin(1)]
         assert (pool.labels[chosen] == label).all()
 
@@ -157,27 +159,27 @@ def test_distinct_anchors_have_the_least_total_cost(pool: Pool) -> None:
         permutations(range(len(members)), 4),
         key=lambda columns: sum(cost[row, column] for row, column in enumerate(columns)),
     )
-    chosen = RetrievedAnchor(anchors="distinct").choose(pool, 2, queries, None, 16)
+    chosen = RetrievedAnchor(anchors="distinct").choose(Query(pool, 2, queries, None, 16))
     total = sum(cost[row, members.index(index)] for row, index in enumerate(chosen.tolist()))
     assert len(set(chosen.tolist())) == 4
     assert total == pytest.approx(sum(cost[row, column] for row, column in enumerate(best)))
-    assert len(set(RetrievedAnchor().choose(pool, 2, queries, None, 16)[:2].tolist())) == 1
+    assert len(set(RetrievedAnchor().choose(Query(pool, 2, queries, None, 16))[:2].tolist())) == 1
 
 
 def test_fewer_images_than_queries_fall_back_to_the_best(pool: Pool) -> None:
     """An assignment needs as many images as queries; a partial one would leave some without."""
     queries = features_near(pool, 12)
-    distinct = RetrievedAnchor(anchors="distinct").choose(pool, 0, queries, None, 16)
-    assert torch.equal(distinct, RetrievedAnchor().choose(pool, 0, queries, None, 16))
+    distinct = RetrievedAnchor(anchors="distinct").choose(Query(pool, 0, queries, None, 16))
+    assert torch.equal(distinct, RetrievedAnchor().choose(Query(pool, 0, queries, None, 16)))
     assert len(distinct) == 12
 
 
 def test_the_current_anchor_does_not_matter(pool: Pool) -> None:
     """Retrieval is by score alone; a memory would make runs depend on history."""
     queries = features_near(pool, 4)
-    fresh = RetrievedAnchor().choose(pool, 0, queries, None, 16)
+    fresh = RetrievedAnchor().choose(Query(pool, 0, queries, None, 16))
     current = pool.members(0)[:4]
-    assert torch.equal(RetrievedAnchor().choose(pool, 0, queries, current[None], 16), fresh)
+    assert torch.equal(RetrievedAnchor().choose(Query(pool, 0, queries, current[None], 16)), fresh)
 
 
 def test_a_fresh_anchor_was_never_used_by_the_same_image(pool: Pool) -> None:
@@ -187,11 +189,11 @@ def test_a_fresh_anchor_was_never_used_by_the_same_image(pool: Pool) -> None:
     used: list[torch.Tensor] = []
     for _ in range(PER_CLASS):
         history = torch.stack(used) if used else None
-        used.append(RetrievedAnchor(fresh=True).choose(pool, 1, queries, history, 16))
+        used.append(RetrievedAnchor(fresh=True).choose(Query(pool, 1, queries, history, 16)))
     for column in range(3):
         order = [members[place] for place in cost[column].argsort(kind="stable")]
         assert [int(row[column]) for row in used] == order
-    again = RetrievedAnchor(fresh=True).choose(pool, 1, queries, torch.stack(used), 16)
+    again = RetrievedAnchor(fresh=True).choose(Query(pool, 1, queries, torch.stack(used), 16))
     assert torch.equal(again, used[0]), "when none is left the best comes again"
 
 
@@ -202,14 +204,14 @@ def test_a_margin_keeps_the_current_anchor_while_it_is_nearly_as_good(pool: Pool
     second = cost.argsort(axis=1)[:, 1]
     used = torch.tensor([[members[place] for place in second]])
     gaps = cost[np.arange(4), second] - cost.min(axis=1)
-    best = RetrievedAnchor().choose(pool, 2, queries, used, 16)
+    best = RetrievedAnchor().choose(Query(pool, 2, queries, used, 16))
     for row, gap in enumerate(gaps):
         narrow = RetrievedAnchor(margin=float(gap) * 0.99)
         wide = RetrievedAnchor(margin=float(gap) * 1.01)
-        assert narrow.choose(pool, 2, queries, used, 16)[row] == best[row]
-        assert wide.choose(pool, 2, queries, used, 16)[row] == used[0, row]
+        assert narrow.choose(Query(pool, 2, queries, used, 16))[row] == best[row]
+        assert wide.choose(Query(pool, 2, queries, used, 16))[row] == used[0, row]
         earlier = torch.cat([used, best[None]])
-        assert wide.choose(pool, 2, queries, earlier, 16)[row] == best[row]
+        assert wide.choose(Query(pool, 2, queries, earlier, 16))[row] == best[row]
 
 
 def test_the_first_connection_may_keep_the_start(pool: Pool) -> None:
@@ -217,12 +219,12 @@ def test_the_first_connection_may_keep_the_start(pool: Pool) -> None:
     queries = features_near(pool, 4)
     start = pool.members(2)[[5, 6, 7, 8]]
     patient = RetrievedAnchor(first="start")
-    assert torch.equal(patient.choose(pool, 2, queries, start[None], 16), start)
+    assert torch.equal(patient.choose(Query(pool, 2, queries, start[None], 16)), start)
     later = torch.stack([start, start])
-    best = RetrievedAnchor().choose(pool, 2, queries, later, 16)
+    best = RetrievedAnchor().choose(Query(pool, 2, queries, later, 16))
     assert not torch.equal(best, start)
-    assert torch.equal(patient.choose(pool, 2, queries, later, 16), best)
-    assert torch.equal(patient.choose(pool, 2, queries, None, 16), best), "no start to keep"
+    assert torch.equal(patient.choose(Query(pool, 2, queries, later, 16)), best)
+    assert torch.equal(patient.choose(Query(pool, 2, queries, None, 16)), best), "no start to keep"
 
 
 def test_few_candidates_are_those_of_medium_difficulty(pool: Pool) -> None:
@@ -231,14 +233,14 @@ def test_few_candidates_are_those_of_medium_difficulty(pool: Pool) -> None:
     confidence = pool.confidence[pool.members(0)]
     near = (confidence - confidence.median()).abs().argsort(stable=True)
     allowed = set(pool.members(0)[near[:3]].tolist())
-    chosen = RetrievedAnchor(candidates=3, trade_off=0.0).choose(pool, 0, queries, None, 16)
+    chosen = RetrievedAnchor(candidates=3, trade_off=0.0).choose(Query(pool, 0, queries, None, 16))
     assert set(chosen.tolist()) <= allowed
     members, cost = brute_force_cost(pool, 0, queries, 0.0, 16)
     columns = [place for place, index in enumerate(members) if index in allowed]
     expected = [members[columns[best]] for best in cost[:, columns].argmin(1)]
     assert chosen.tolist() == expected
     outside = torch.tensor([[next(index for index in members if index not in allowed)] * 4])
-    kept = RetrievedAnchor(candidates=3, margin=9.0).choose(pool, 0, queries, outside, 16)
+    kept = RetrievedAnchor(candidates=3, margin=9.0).choose(Query(pool, 0, queries, outside, 16))
     assert torch.equal(kept, outside[0])
 
 

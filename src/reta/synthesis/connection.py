@@ -58,6 +58,39 @@ def share_at(first: float, last: float | None, index: int, count: int) -> float:
     return first + (last - first) * index / (count - 1)
 
 
+@dataclass(frozen=True)
+class Query:
+    """What a class asks at a connection: an anchor for each of its synthetic images.
+
+    Attributes:
+        pool: the real images.
+        label: the class.
+        embeddings: ``(ipc, d)`` of the synthetic images.
+        used: ``(blocks so far, ipc)`` pool indices of the start images and of all anchors since,
+            the last row the current ones; None if the start were no real images and nothing was
+            connected yet.
+        size: resolution at which the anchors will be connected.
+        keys: ``(m, d)`` embeddings of the class's real images; the pool's features by default.
+    """
+
+    pool: Pool
+    label: int
+    embeddings: torch.Tensor
+    used: torch.Tensor | None
+    size: int
+    keys: torch.Tensor | None = None
+
+    @property
+    def members(self) -> torch.Tensor:
+        """Pool indices ``(m,)`` of the class's real images."""
+        return self.pool.members(self.label)
+
+    @property
+    def current(self) -> torch.Tensor | None:
+        """Pool indices ``(ipc,)`` of the current anchors, if there are any."""
+        return None if self.used is None else self.used[-1]
+
+
 class Connection(Protocol):
     """Chooses, at each connection, the real image that is blended into each synthetic one.
 
@@ -79,27 +112,8 @@ class Connection(Protocol):
         """The space the queries lie in."""
         return "features"
 
-    def choose(
-        self,
-        pool: Pool,
-        label: int,
-        queries: torch.Tensor,
-        used: torch.Tensor | None,
-        size: int,
-        keys: torch.Tensor | None = None,
-    ) -> torch.Tensor:
-        """Return pool indices ``(ipc,)`` of the anchors of one class.
-
-        Args:
-            pool: the real images.
-            label: the class.
-            queries: ``(ipc, d)`` embeddings of the synthetic images.
-            used: ``(blocks so far, ipc)`` pool indices of the start images and of all anchors
-                since, the last row the current ones; None if the start were no real images and
-                nothing was connected yet.
-            size: resolution at which the anchors will be connected.
-            keys: ``(m, d)`` embeddings of the class's real images; the pool's features by default.
-        """
+    def choose(self, query: Query) -> torch.Tensor:
+        """Return pool indices ``(ipc,)`` of the anchors of one class."""
         ...
 
 
@@ -119,16 +133,8 @@ class FixedAnchor:
     def __post_init__(self) -> None:
         check_shares(self)
 
-    def choose(
-        self,
-        pool: Pool,
-        label: int,
-        queries: torch.Tensor,
-        used: torch.Tensor | None,
-        size: int,
-        keys: torch.Tensor | None = None,
-    ) -> torch.Tensor:
+    def choose(self, query: Query) -> torch.Tensor:
         """Return the anchors unchanged."""
-        if used is None:
+        if query.current is None:
             raise UsageError("a fixed anchor needs a start from whole real images")
-        return used[-1]
+        return query.current

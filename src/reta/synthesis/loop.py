@@ -20,7 +20,7 @@ from reta.progress import track, warn_once
 from reta.runtime import Stopwatch, random_generator, recovery_precision
 from reta.synthesis.alignment import Target, TopologyAlignment
 from reta.synthesis.batches import Batches
-from reta.synthesis.connection import fit_gap, resample, residual_connection, share_at
+from reta.synthesis.connection import Query, fit_gap, resample, residual_connection, share_at
 from reta.synthesis.embedding import Embedding, embed, embed_class
 from reta.synthesis.engine import Recovered, Settings, Tensors, Work
 from reta.synthesis.matching import Scene, Turn, probe
@@ -380,15 +380,18 @@ class Recovery:
         connection = self.recipe.connection
         assert connection is not None
         kind, eyes = connection.embedding, [probe.teacher for probe in self.probes]
-        queries = self._features(kind=kind)
+        embeddings = self._features(kind=kind)
+        used = torch.stack(self.used) if self.used else None  # (blocks so far, ipc, classes)
         columns = [
             connection.choose(
-                self.pool,
-                label,
-                queries[column],
-                torch.stack(self.used)[..., column] if self.used else None,
-                size,
-                embed_class(self.pool, label, eyes, kind),
+                Query(
+                    self.pool,
+                    label,
+                    embeddings[column],
+                    None if used is None else used[..., column],
+                    size,
+                    embed_class(self.pool, label, eyes, kind),
+                )
             )
             for column, label in enumerate(self.labels)
         ]

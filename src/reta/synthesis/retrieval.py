@@ -12,7 +12,7 @@ from scipy.optimize import linear_sum_assignment
 
 from reta.errors import UsageError
 from reta.progress import warn_once
-from reta.synthesis.connection import check_share, check_shares, resample
+from reta.synthesis.connection import Query, check_share, check_shares, resample
 from reta.synthesis.coreset import medium_order
 from reta.synthesis.embedding import Embedding
 from reta.synthesis.pool import Pool
@@ -158,59 +158,49 @@ class RetrievedAnchor:
             if value not in get_args(choices):
                 raise UsageError(f"{value!r} is not one of {', '.join(get_args(choices))}")
 
-    def choose(
-        self,
-        pool: Pool,
-        label: int,
-        queries: torch.Tensor,
-        used: torch.Tensor | None,
-        size: int,
-        keys: torch.Tensor | None = None,
-    ) -> torch.Tensor:
+    def choose(self, query: Query) -> torch.Tensor:
         """Return pool indices ``(ipc,)``: o* = argmin J over the class, see `Connection`."""
-        if self.first == "start" and used is not None and len(used) == 1:
-            return used[0]
-        complexity = class_complexity(pool, label, size, self.sigma)
+        if self.first == "start" and query.used is not None and len(query.used) == 1:
+            return query.used[0]
+        pool, members = query.pool, query.members
+        complexity = class_complexity(pool, query.label, query.size, self.sigma)
+        keys = pool.features[members] if query.keys is None else query.keys
         cost = fit_complexity_score(
-            queries.double().cpu(),
-            (pool.features[pool.members(label)] if keys is None else keys).double(),
+            query.embeddings.double().cpu(),
+            keys.double(),
             scale_complexity(complexity.double(), self.complexity_scale),
             self.trade_off,
         )  # (ipc, m)
-        cost = self._adjusted(cost, pool.members(label), used)
-        members, cost = self._candidates(pool, label, cost, used)
-        if self.anchors == "argmin" or len(members) < len(queries):
+        members, cost = self._candidates(query, self._adjusted(query, cost))
+        if self.anchors == "argmin" or len(members) < len(cost):
             if self.anchors == "distinct":
                 warn_once("a class has fewer real images than ipc: anchors cannot be distinct")
             return members[cost.argmin(dim=1)]
         _, columns = linear_sum_assignment(cost.numpy())
         return members[torch.from_numpy(columns)]
 
-    def _adjusted(
-        self, cost: torch.Tensor, members: torch.Tensor, used: torch.Tensor | None
-    ) -> torch.Tensor:
+    def _adjusted(self, query: Query, cost: torch.Tensor) -> torch.Tensor:
         """Return J ``(ipc, m)`` with the current anchor favoured, or all used ones ruled out."""
-        if used is None:
+        if query.used is None or query.current is None:
             return cost
         if self.fresh:
-            taken = (used[:, :, None] == members).any(dim=0)  # (ipc, m)
+            taken = (query.used[:, :, None] == query.members).any(dim=0)  # (ipc, m)
             # A large number and not infinity: where all are used, the best is used again, and
             # an assignment at finite cost exists.
             return cost + 1e6 * taken
-        return cost - self.margin * (used[-1][:, None] == members)
+        return cost - self.margin * (query.current[:, None] == query.members)
 
-    def _candidates(
-        self, pool: Pool, label: int, cost: torch.Tensor, used: torch.Tensor | None
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def _candidates(self, query: Query, cost: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the images ``(m,)`` to choose from and their costs ``(ipc, m)``.
 
         Images of medium difficulty come first, as in FADRM's pool; with a margin the current
         anchors stay among them.
         """
-        members = pool.members(label)
+        members = query.members
         if self.candidates is None or self.candidates >= len(members):
             return members, cost
-        kept = torch.isin(members, medium_order(pool, label)[: self.candidates])
-        if used is not None and self.margin:
-            kept |= torch.isin(members, used[-1])
+        medium = medium_order(query.pool, query.label)[: self.candidates]
+        kept = torch.isin(members, medium)
+        if query.current is not None and self.margin:
+            kept |= torch.isin(members, query.current)
         return members[kept], cost[:, kept]
