@@ -77,6 +77,7 @@ DIGITS = Config(
     label_epochs=100,
     students=2,
 )
+MEMORY = replace(DIGITS, per_class=40, teacher_epochs=15, steps=50, label_epochs=20, students=1)
 EXPERIMENTS = {
     "digits": Experiment(
         "Digits, 2 images per class",
@@ -123,20 +124,25 @@ EXPERIMENTS = {
         replace(DIGITS, ipc=3, label_epochs=60),
         BEST,
         ("accuracy", "ranking", "audit"),
-        {"ranking.rounds": 3, "ranking.rates": (1e-3, 5e-3, 1e-2), "ranking.real_epochs": 5},
+        {
+            "ranking.rounds": 3,
+            "ranking.rates": (1e-3, 5e-3),
+            "ranking.epochs": 30,
+            "ranking.real_epochs": 3,
+        },
         minutes=15,
     ),
     "digits-continual": Experiment(
         "Memories of 10 to 50 images: digits, each distilled at its own size",
-        replace(DIGITS, ipc=3, steps=60, label_epochs=40, students=1),
-        ("random", "herding", "fadrm+", "reta", "reta-paper"),
+        replace(MEMORY, ipc=3),
+        ("random", "fadrm+", "reta"),
         ("accuracy", "continual"),
         {**MEMORIES, "continual.sizes": (10, 30, 50)},
         minutes=10,
     ),
     "digits-continual-stages": Experiment(
         "Memories of 20 and 50 images: digits, each distilled stage by stage",
-        replace(DIGITS, ipc=2, steps=60, label_epochs=40, students=1),
+        replace(MEMORY, ipc=2),
         ("random", "fadrm+", "reta"),
         ("accuracy", "continual"),
         {**MEMORIES, "continual.sizes": (20, 50), "continual.memory": "per-stage"},
