@@ -47,7 +47,7 @@ def screenshot(page: Path, browser: str) -> Image.Image:
         command = [browser, *options, f"--screenshot={target}", page.resolve().as_uri()]
         subprocess.run(command, check=True, capture_output=True)
         picture = Image.open(io.BytesIO(target.read_bytes())).convert("RGB")
-    return picture.resize((900, 1125), Image.Resampling.LANCZOS).quantize(96)
+    return picture.resize((900, 1125), Image.Resampling.LANCZOS).quantize(256, kmeans=1)
 
 
 if __name__ == "__main__":

@@ -291,6 +291,7 @@ def comparison_page(comparison: Comparison) -> dict[str, Any]:
         "close": any(cell.close for _, cells in rows for cell in cells),
         "charts": [chart for chart in charts if chart],
         "baseline": comparison.facts.get("baseline"),
+        "several": any(len(found) > 1 for found in comparison.runs.values()),
         "sources": contest.sources(comparison.facts),
         "measured": measured,
         "sweeps": sweeps,
