@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from reta import cli
 from reta.config import Config
 from reta.pipeline import distill
 from reta.planning import outline, plan
 from reta.preparation import open_data, recipe_of
-from reta.storage import RunFolder
+from reta.storage import RunFolder, read_json
 from reta.students import train
 from reta.tensors import read_tensors
 
@@ -78,12 +80,19 @@ def test_settings_reach_the_engine(data: str) -> None:
     assert recipe_of(settings(data, effort="paper", steps=None, options={})).steps == 5000
 
 
-def test_a_plan_says_what_was_not_timed(data: str, tmp_path: Path) -> None:
-    """Breaks when a plan promises seconds for what it did not time."""
-    made = plan(settings(data), tmp_path / "run")
+def test_a_plan_knows_of_an_engines_work(data: str, tmp_path: Path) -> None:
+    """Breaks when experts are left out of time or disk, or a model nobody asked is timed."""
+    config = settings(data)
+    made = plan(config, tmp_path / "run")
     times = {stage.name: stage.seconds for stage in made.stages}
-    assert times["groundwork"] is times["recover"] is made.seconds is None
-    assert times["squeeze"] is not None
+    assert all(times[name] for name in ("groundwork", "recover"))
+    folder = distill(config, tmp_path / "run")
+    written = sum(file.stat().st_size for file in (folder / "groundwork").iterdir())
+    assert made.bytes["groundwork"] == pytest.approx(written, rel=0.01, abs=4000)
+    given = settings(data, method="cao2", options={"engine.weights": "somewhere"})
+    other = {stage.name: stage.seconds for stage in plan(given, tmp_path / "run").stages}
+    assert "groundwork" not in other
+    assert other["recover"] is None
 
 
 def test_a_method_with_an_engine_is_described(capsys: pytest.CaptureFixture[str]) -> None:
@@ -94,3 +103,34 @@ def test_a_method_with_an_engine_is_described(capsys: pytest.CaptureFixture[str]
     assert "expert_rate: 0.01" in said
     assert "Ours:" in said
     assert "bn_weight" not in said
+
+
+def test_other_weights_at_the_same_place_make_the_images_anew(data: str, tmp_path: Path) -> None:
+    """Breaks when a run whose diffusion model was exchanged keeps the images of the old one."""
+    diffusers = pytest.importorskip("diffusers")
+
+    def save(seed: int) -> None:
+        torch.manual_seed(seed)
+        unet = diffusers.UNet2DModel(
+            sample_size=16,
+            block_out_channels=(8, 8),
+            down_block_types=("DownBlock2D",) * 2,
+            up_block_types=("UpBlock2D",) * 2,
+            norm_num_groups=4,
+            layers_per_block=1,
+            num_class_embeds=4,
+        )
+        diffusers.DDIMPipeline(unet, diffusers.DDIMScheduler()).save_pretrained(tmp_path / "model")
+
+    own = {"engine.weights": str(tmp_path / "model"), "engine.sampling": 4, "engine.candidates": 1}
+    config = settings(data, method="cao2", options=own)
+    save(0)
+    run = RunFolder(distill(config, tmp_path / "run"))
+    record = run.record_path("recover-000")
+    first = record.read_bytes()
+    distill(config, tmp_path / "run")
+    assert record.read_bytes() == first
+    save(1)
+    distill(config, tmp_path / "run")
+    assert read_json(record)["files"] != json.loads(first)["files"]
+    assert run.verify() == []

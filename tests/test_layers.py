@@ -17,7 +17,7 @@ LAYERS = [
     ["comparison"],
     ["evaluating"],
     ["sharing"],
-    ["planning"],
+    ["planning", "clock"],
     ["students", "pipeline", "reporting"],
     ["preparation", "protocols"],
     ["squeeze"],

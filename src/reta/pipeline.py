@@ -317,8 +317,11 @@ def whole_set(job: Job, source: Source) -> list[Part]:
 def _inputs(prepared: Prepared, part: Part) -> dict[str, Any]:
     """Return everything that the images of some classes depend on."""
     config, source = part.job.config, prepared.source
+    recipe = recipe_of(config)
+    given = recipe.engine.given() if recipe.engine else {}
     return {
-        "recipe": describe(recipe_of(config)),
+        "recipe": describe(recipe),
+        **({"given": dict(given)} if given else {}),
         "ipc": config.ipc,
         "seed": config.seed,
         "flip": source.flip,

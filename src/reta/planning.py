@@ -4,31 +4,24 @@ from __future__ import annotations
 
 import os
 import shutil
-import time
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 
-from reta import models
+from reta.clock import Clock, extents, looks_of
 from reta.config import Config, resolve
 from reta.data.formats import label_format
 from reta.data.images import StreamedImages
-from reta.data.labels import MICRO_BATCH, LabelShard, draw_epoch
+from reta.data.labels import LabelShard, draw_epoch
 from reta.data.sources import Source
 from reta.errors import UsageError
 from reta.models import Classifier
-from reta.pipeline import EPOCHS_PER_SHARD, Job, Part, class_blocks, label_shards
+from reta.pipeline import Job, class_blocks, label_shards
 from reta.preparation import open_data, pool_spans, recipe_of
-from reta.runtime import Device, choose_device, images_per_pass, peak_memory
+from reta.runtime import Device, choose_device
 from reta.squeeze import build_for, committee_of, task_of
-from reta.synthesis.alignment import TopologyAlignment
-from reta.synthesis.matching import Matching, probe
 from reta.teachers import TeacherSpec
-
-_TIMED = 2  # repetitions, of which the fastest counts, after one to warm up
 
 
 @dataclass(frozen=True)
@@ -94,7 +87,7 @@ def plan(
     source = source or open_data(config)
     config = resolve(config, source.image_size)
     bare, place = outline(config, source, out), choose_device(device)
-    clock = _Clock(config, source, place)
+    clock = Clock(config, source, place)
     times = clock.seconds(class_blocks(Job(Path(out), config), source))
     stages = [replace(stage, seconds=times.get(stage.name, 0.0)) for stage in bare.stages]
     made = replace(bare, stages=stages, memory=clock.memory(), memory_limit=_memory_limit(place))
@@ -111,6 +104,8 @@ def outline(config: Config, source: Source, out: Path | str) -> Plan:
     here = sum(spec.trained_here for spec in specs)
     online = config.label_format == "online"
     ground = recipe.engine.groundwork if recipe.engine else 0
+    looks = sum(passes.total for _, passes in looks_of(recipe, extents(job, source)))
+    looked = f" after {looks:,.0f} images that teachers look at" if looks else ""
     stages = [
         Stage("begin", 1, "settings"),
         Stage(
@@ -120,7 +115,7 @@ def outline(config: Config, source: Source, out: Path | str) -> Plan:
         ),
         Stage("pool", len(pool_spans(source.train)), f"{len(source.train)} real images"),
         *([Stage("groundwork", ground, "networks trained on real images")] if ground else []),
-        Stage("recover", len(blocks), f"{count} images, {recipe.steps} steps"),
+        Stage("recover", len(blocks), f"{count} images, {recipe.steps} steps{looked}"),
         Stage("relabel", len(shards) + online, f"{labelled} epochs of {count} views"),
         Stage("measure", 1, "geometry of the classes"),
         Stage(
@@ -150,13 +145,27 @@ def _sizes(
     width = 2 if isinstance(source.train, StreamedImages) else 4
     features = networks[0].feature_dim if networks else 512
     student = _bytes_of(_network(config.student or "", source))
+    ground = _groundwork(config, source)
     return {
         "images": count * (side * (3 * side + 1) + 100),  # what PNG takes of noise, at most
         "labels": round(row * count * labelled) + (teachers if form is None else 0),
         "teachers": teachers,
         "pool": len(source.train) * (width * features + 4),
+        **({"groundwork": ground} if ground else {}),
         "students": student * (config.students or 1),
     }
+
+
+def _groundwork(config: Config, source: Source) -> int:
+    """Return the bytes of what an engine keeps before the first block."""
+    engine, classes = recipe_of(config).engine, len(source.classes)
+    if engine is None or not engine.groundwork:
+        return 0
+    network = engine.rehearsal(classes, source.image_size)
+    if network is None:
+        return 0
+    (extent, *_) = extents(Job(Path(), config), source)
+    return engine.groundwork * engine.costs(extent).states * _bytes_of(network)
 
 
 def _network(name: str, source: Source) -> Classifier:
@@ -171,7 +180,7 @@ def _network(name: str, source: Source) -> Classifier:
         return build_for(task_of(source), name, 0)
 
 
-def _bytes_of(model: Classifier) -> int:
+def _bytes_of(model: torch.nn.Module) -> int:
     return sum(value.numel() * value.element_size() for value in model.state_dict().values())
 
 
@@ -211,149 +220,3 @@ def _problems(made: Plan, config: Config) -> list[str]:
             f"GB: try {cure}, a lower --image-size, or --stream"
         )
     return found
-
-
-class _Clock:
-    """Times a few steps of each network of a run on this machine."""
-
-    def __init__(self, config: Config, source: Source, place: Device) -> None:
-        self.config, self.source, self.device = config, source, place.torch
-        self.specs = committee_of(config)
-        self.teachers = {spec.text: self._built(spec) for spec in self.specs}
-        self.images = len(source.classes) * config.ipc
-        self._images = source.train.pixels(torch.arange(min(64, len(source.train))))
-
-    def _built(self, spec: TeacherSpec) -> Classifier:
-        if spec.architecture is None and spec.file is not None:
-            return models.read(spec.file)[0].to(self.device)
-        return build_for(task_of(self.source), spec.architecture or "", 0).to(self.device)
-
-    def _pixels(self, count: int) -> torch.Tensor:
-        chosen = torch.arange(count) % len(self._images)
-        return self._images[chosen].to(self.device).float() / 255
-
-    def _seconds(self, work: Callable[[], object]) -> float:
-        times = []
-        for _ in range(1 + _TIMED):
-            self._wait()
-            start = time.perf_counter()
-            work()
-            self._wait()
-            times.append(time.perf_counter() - start)
-        return min(times[1:])
-
-    def _wait(self) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-
-    def seconds(self, blocks: list[Part]) -> dict[str, float | None]:
-        """Return the seconds of each stage; None for what an engine does in a way of its own."""
-        config, images, engine = self.config, self.images, recipe_of(self.config).engine
-        sizes = {len(part.span) for part in blocks}
-        of_size = {size: self.recover(size) for size in sorted(sizes)}
-        pool = self.pool()
-        kept = max(1, round((config.label_epochs or 1) * config.label_keep))
-        return {
-            "squeeze": self.squeeze(),
-            "pool": pool,
-            "groundwork": None,
-            "recover": None if engine else sum(of_size[len(part.span)] for part in blocks),
-            "relabel": self.relabel(images * kept),
-            "measure": pool * images / len(self.source.train),
-            "students": self.students(images * (config.label_epochs or 1)),
-        }
-
-    def _training_step(self, model: Classifier, batch: int) -> float:
-        images = self._pixels(max(2, batch))
-        labels = torch.zeros(len(images), dtype=torch.int64, device=self.device)
-        model.train().requires_grad_()
-        optimiser = torch.optim.AdamW(model.parameters())
-
-        def step() -> None:
-            optimiser.zero_grad()
-            F.cross_entropy(model(images), labels).backward()
-            optimiser.step()
-
-        seconds = self._seconds(step)
-        models.freeze(model)
-        return seconds
-
-    def _answer(self, model: Classifier, batch: int) -> float:
-        images = self._pixels(batch)
-        with torch.no_grad():
-            return self._seconds(lambda: model(images)) / batch
-
-    def squeeze(self) -> float:
-        """Return the seconds of training the teachers that are trained here."""
-        trained = [spec for spec in self.specs if spec.trained_here]
-        count = len(self.source.train)
-        batch = min(128, max(16, count // 10))
-        steps = -(-count // batch) * (self.config.teacher_epochs or 1)
-        return sum(self._training_step(self.teachers[s.text], batch) * steps for s in trained)
-
-    def pool(self) -> float:
-        """Return the seconds of one look at all real images."""
-        models.freeze(first := next(iter(self.teachers.values())))
-        batch = min(len(self.source.train), images_per_pass(self.source.image_size))
-        return self._answer(first, batch) * len(self.source.train)
-
-    def recover(self, classes: int) -> float:
-        """Return the seconds of one block of classes."""
-        recipe, config = recipe_of(self.config), self.config
-        if recipe.schedule is None:
-            return 0.0
-        groups = min(config.ipc, max(1, config.images_per_pass // classes))
-        packs = -(-config.ipc // groups)
-        teachers = list(self.teachers.values())[: None if recipe.committee == "all" else 1]
-        times = [self._matching(recipe.objective, one, groups, classes) for one in teachers]
-        step = packs * sum(times) / len(times)
-        pull = 0.0
-        if recipe.topology and config.ipc > 1:
-            pull = (packs * times[0] + self._topology(recipe.topology, classes)) / (
-                recipe.topology.interval
-            )
-        return recipe.schedule.steps * (step + pull)
-
-    def _matching(
-        self, objective: Matching, teacher: Classifier, groups: int, classes: int
-    ) -> float:
-        look = probe(models.freeze(teacher))
-        labels = torch.arange(classes, device=self.device)
-        images = self._pixels(groups * classes).unflatten(0, (groups, classes)).requires_grad_()
-
-        def step() -> None:
-            torch.autograd.grad(objective(look, images, labels)[0].sum(), images)
-
-        return self._seconds(step)
-
-    def _topology(self, topology: TopologyAlignment, classes: int) -> float:
-        few, points = min(classes, 4), min(self.config.ipc, topology.points)
-        generator = torch.Generator().manual_seed(0)
-        shape = (few, points, next(iter(self.teachers.values())).feature_dim)
-        features = torch.randn(shape, generator=generator).to(self.device)
-        real = torch.randn((topology.draws, *shape), generator=generator).to(self.device)
-        target = topology.target(real)
-        return self._seconds(lambda: topology.gradient(features, target)) * classes / few
-
-    def relabel(self, views: int) -> float:
-        """Return the seconds of the committee's answers to so many views."""
-        if self.config.label_format == "online":
-            return 0.0
-        batch = images_per_pass(self.source.image_size)
-        return views * sum(self._answer(models.freeze(t), batch) for t in self.teachers.values())
-
-    def students(self, views: int) -> float:
-        """Return the seconds of training all students on so many views each."""
-        model = build_for(task_of(self.source), self.config.student or "", 0).to(self.device)
-        step = self._training_step(model, MICRO_BATCH)
-        return step * views / MICRO_BATCH * (self.config.students or 1)
-
-    def memory(self) -> int:
-        """Return the peak: what the timed steps took, and what a run holds besides."""
-        side, classes, images = self.source.image_size, len(self.source.classes), self.images
-        epochs = min(EPOCHS_PER_SHARD, self.config.label_epochs or 1)
-        pixels = images * 3 * side**2 * 4 * 6  # pixels, gradient, Adam's moments, two copies
-        labels = images * epochs * classes * 4
-        pool = len(self.source.train) * next(iter(self.teachers.values())).feature_dim * 4
-        on_gpu = self.device.type == "cuda"
-        return peak_memory() + (pixels if on_gpu else pixels + labels + pool)

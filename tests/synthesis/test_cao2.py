@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -201,6 +202,25 @@ def test_a_dit_pipeline_is_used(dit: Path, work: Work) -> None:
         load_pipeline(str(dit), ["class0"], [1, 2], device)
     with pytest.raises(UsageError, match="not a pipeline of diffusers"):
         load_pipeline(str(dit / "vae"), ["class0"], None, device)
+
+
+def test_other_weights_at_the_same_place_are_seen(dit: Path, tmp_path: Path) -> None:
+    """Breaks when a run goes on with images of another model than the one that is there now."""
+    place = shutil.copytree(dit, tmp_path / "dit")
+    engine = replace(ENGINE, weights=str(place))
+    before = dict(engine.given())
+    assert any(name.endswith(".safetensors") for name in before)
+    weights = place / "transformer" / "diffusion_pytorch_model.safetensors"
+    changed = bytearray(weights.read_bytes())
+    changed[-1] ^= 1
+    weights.write_bytes(changed)
+    after = dict(engine.given())
+    differing = {name for name in before if before[name] != after[name]}
+    assert differing == {weights.relative_to(place).as_posix()}
+    assert dict(ENGINE.given()) == {}
+    (empty := tmp_path / "empty").mkdir()
+    with pytest.raises(UsageError, match="not a pipeline of diffusers"):
+        replace(ENGINE, weights=str(empty)).given()
 
 
 def test_a_unet_pipeline_is_used(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from typing import Self
 
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from reta.checkpoint import State, optimiser_tensors, restore_optimiser
 from reta.data.augment import Views, random_views, render
@@ -69,6 +70,14 @@ class Bilevel:
     def groundwork(self) -> int:
         """Units of work before the first block."""
         return 0
+
+    def rehearsal(self, classes: int, image_size: int) -> nn.Module:
+        """Return a network like those the engine uses, for a plan."""
+        return instance_convnet(classes, image_size, width=self.width)
+
+    def given(self) -> Mapping[str, str]:
+        """Return the hashes of the files the engine is given: none."""
+        return {}
 
     def scaled(self, share: float) -> Self:
         """Return the method with a share of its steps; below 1 with a quarter of the sizes too."""

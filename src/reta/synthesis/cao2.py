@@ -22,11 +22,13 @@ images first (the groundwork).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal, Self
 
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from reta import interruption
 from reta.checkpoint import State
@@ -35,7 +37,16 @@ from reta.memory import Halving, Passes
 from reta.models import Classifier
 from reta.progress import track
 from reta.runtime import Stopwatch, random_generator
-from reta.synthesis.diffusion import Denoiser, load_pipeline, own_denoiser, train_denoiser
+from reta.synthesis.cost import Costs, Extent, Forwards
+from reta.synthesis.diffusion import (
+    Denoiser,
+    NoiseOf,
+    load_pipeline,
+    own_denoiser,
+    pipeline_files,
+    small_unet,
+    train_denoiser,
+)
 from reta.synthesis.engine import Recovered, Tensors, Work
 
 
@@ -120,6 +131,25 @@ class ConditionAware:
     def groundwork(self) -> int:
         """Units of work before the first block: the small model, if no other is given."""
         return 0 if self.weights else 1
+
+    def costs(self, extent: Extent) -> Costs:
+        """Return the passes of sampling, twice where it is guided, and of refining."""
+        images, guided = extent.ipc, 2 if self.guidance != 1 else 1
+        each = extent.classes * self.sampling * guided
+        sampling = Forwards("seen", images * self.candidates, each)
+        refining = Forwards("learned", images, extent.classes * self.steps)
+        learning = Forwards("learned", self.batch, self.training)
+        return Costs([sampling, refining], [learning] if self.groundwork else (), states=1)
+
+    def rehearsal(self, classes: int, image_size: int) -> nn.Module | None:
+        """Return a small model like the one that is trained; None if a pipeline is given."""
+        if self.weights:
+            return None
+        return NoiseOf(small_unet(image_size, 3, classes, self.width))
+
+    def given(self) -> Mapping[str, str]:
+        """Return the hashes of the pipeline's files, if one is given."""
+        return pipeline_files(self.weights) if self.weights else {}
 
     def scaled(self, share: float) -> Self:
         """Return the method with a share of its training; refining is cheap, and stays."""

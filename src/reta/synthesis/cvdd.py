@@ -30,6 +30,7 @@ from reta.errors import UsageError
 from reta.memory import Passes
 from reta.models import Classifier
 from reta.runtime import random_generator
+from reta.synthesis.cost import Extent, Forwards
 from reta.synthesis.matching import Matcher, Matching, Scene, Turn
 from reta.synthesis.pool import Pool
 
@@ -49,6 +50,11 @@ class CommitteeVoting(Matching):
     voters: int = 2
     temperature: float = 5.0
     prior: Mapping[str, float] | None = None
+
+    def looks(self, extent: Extent) -> Forwards:
+        """Return the passes that priors take which are not given, see `Looking`."""
+        crops = 0 if self.prior else min(_CROPS, extent.real)
+        return Forwards("seen", extent.teachers * crops)
 
     def at_work(self, scene: Scene) -> Matcher:
         """Return the objective at work on a block of classes."""

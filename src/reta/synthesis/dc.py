@@ -24,6 +24,7 @@ from reta.memory import Halving, mean_gradients
 from reta.models import Classifier
 from reta.runtime import random_generator
 from reta.synthesis.bilevel import Bilevel, Canvas, Learner
+from reta.synthesis.cost import Costs, Extent, Forwards
 from reta.synthesis.engine import Recovered, Work
 
 _EPSILON = 1e-6
@@ -84,6 +85,30 @@ class GradientMatching(Bilevel):
     lessons: int | None = None
     network_rate: float = 0.01
     network_momentum: float = 0.5
+
+    def costs(self, extent: Extent) -> Costs:
+        """Return the passes of matches, class by class, and of lessons between, see `Engine`."""
+        matches = self.matches or extent.ipc
+        each = self.steps * matches * extent.classes
+        real, synthetic = self.matched(extent)
+        return Costs(
+            [
+                Forwards("learned", real, each),
+                Forwards("unrolled", synthetic, each),
+                self.lesson_passes(extent, self.steps * (matches - 1)),
+            ]
+        )
+
+    def matched(self, extent: Extent) -> tuple[int, int]:
+        """Return how many real and synthetic images of a class are in a match."""
+        return min(self.batch, extent.per_class), extent.ipc
+
+    def lesson_passes(self, extent: Extent, times: int) -> Forwards:
+        """Return the passes of so many lessons."""
+        epochs = self.lessons or max(1, 500 // extent.ipc)
+        images = extent.classes * extent.ipc
+        batch = min(self.batch, images)
+        return Forwards("learned", batch, times * epochs * images / batch)
 
     def recover(self, work: Work) -> Recovered:
         """Distil a block."""

@@ -8,14 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from reta import interruption
 from reta.checkpoint import State, optimiser_tensors, restore_optimiser
 from reta.errors import UsageError
+from reta.files import sha256_file
 from reta.memory import Halving, descend
 from reta.progress import track
 from reta.runtime import random_generator, seeded
@@ -117,6 +121,44 @@ class Denoiser:
         return F.interpolate(images, size=(size, size), mode="bilinear", antialias=True)
 
 
+def pipeline_files(place: str) -> dict[str, str]:
+    """Return the hash of each file that decides what a pipeline makes: settings and weights.
+
+    Args:
+        place: a folder, or a name on the Hugging Face Hub, whose files are fetched.
+
+    Raises:
+        UsageError: if there are none.
+    """
+    folder = Path(place)
+    if not folder.is_dir():
+        try:
+            folder = Path(diffusers().DiffusionPipeline.download(place, use_safetensors=True))
+        except (OSError, ValueError) as error:
+            raise _not_a_pipeline(place, error) from error
+    files = sorted(
+        path for path in folder.rglob("*") if path.suffix in (".json", ".safetensors")
+    )  # nothing else is read of a pipeline with safetensors
+    if not files:
+        raise _not_a_pipeline(place, "it holds none")
+    return {path.relative_to(folder).as_posix(): _hash(path, *_stamp(path)) for path in files}
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    facts = path.stat()
+    return facts.st_size, facts.st_mtime_ns
+
+
+@lru_cache(maxsize=1024)
+def _hash(path: Path, size: int, changed: int) -> str:
+    """Return the hash of a file that stayed as it was: each block asks for it."""
+    return sha256_file(path)
+
+
+def _not_a_pipeline(place: str, reason: object) -> UsageError:
+    return UsageError(f"{place}: not a pipeline of diffusers with safetensors: {reason}")
+
+
 def load_pipeline(
     place: str, names: Sequence[str], class_ids: Sequence[int] | None, device: torch.device
 ) -> Denoiser:
@@ -137,9 +179,7 @@ def load_pipeline(
             place, use_safetensors=True, low_cpu_mem_usage=False
         )
     except (OSError, ValueError, AttributeError) as error:
-        raise UsageError(
-            f"{place}: not a pipeline of diffusers with safetensors: {error}"
-        ) from error
+        raise _not_a_pipeline(place, error) from error
     model = getattr(pipeline, "transformer", None) or getattr(pipeline, "unet", None)
     settings: Mapping[str, Any] = {} if model is None else model.config
     known = settings.get("num_embeds_ada_norm") or settings.get("num_class_embeds")
@@ -181,6 +221,35 @@ def _class_ids(
     )
 
 
+def small_unet(size: int, channels: int, classes: int, width: int) -> Any:
+    """Return a freshly initialised UNet that knows so many classes, and none."""
+    return diffusers().UNet2DModel(
+        sample_size=size,
+        in_channels=channels,
+        out_channels=channels,
+        layers_per_block=1,
+        block_out_channels=(width, 2 * width),
+        down_block_types=("DownBlock2D", "AttnDownBlock2D"),
+        up_block_types=("AttnUpBlock2D", "UpBlock2D"),
+        norm_num_groups=4,
+        num_class_embeds=classes + 1,
+    )
+
+
+class NoiseOf(nn.Module):
+    """A model asked about images of the first class with little noise: a network like others."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Return the noise ``(n, 3, s, s)`` the model sees."""
+        zeros = torch.zeros(len(images), dtype=torch.int64, device=images.device)
+        noise: torch.Tensor = self.model(images, zeros, class_labels=zeros).sample
+        return noise
+
+
 def own_denoiser(work: Work, classes: int, width: int, tensors: Tensors | None = None) -> Denoiser:
     """Return a small UNet on pixels, freshly initialised or with given weights.
 
@@ -190,23 +259,13 @@ def own_denoiser(work: Work, classes: int, width: int, tensors: Tensors | None =
         width: channels at full resolution; twice as many at half of it.
         tensors: its weights.
     """
-    library, size = diffusers(), work.pool.image_size
+    size = work.pool.image_size
     channels = 1 if work.pool.grey else 3
     with seeded(work.settings.seed, "diffusion", "weights"):
-        model = library.UNet2DModel(
-            sample_size=size,
-            in_channels=channels,
-            out_channels=channels,
-            layers_per_block=1,
-            block_out_channels=(width, 2 * width),
-            down_block_types=("DownBlock2D", "AttnDownBlock2D"),
-            up_block_types=("AttnUpBlock2D", "UpBlock2D"),
-            norm_num_groups=4,
-            num_class_embeds=classes + 1,
-        )
+        model = small_unet(size, channels, classes, width)
     if tensors is not None:
         model.load_state_dict(dict(tensors))
-    scheduler = library.DDIMScheduler(_TIMES, beta_schedule="squaredcos_cap_v2")
+    scheduler = diffusers().DDIMScheduler(_TIMES, beta_schedule="squaredcos_cap_v2")
     shape = (channels, size, size)
     return Denoiser(model.to(work.device), scheduler, shape, classes, range(classes))
 

@@ -15,6 +15,7 @@ from reta import interruption
 from reta.memory import Halving, Passes
 from reta.models import Classifier
 from reta.synthesis.bilevel import Bilevel, Canvas
+from reta.synthesis.cost import Costs, Extent, Forwards
 from reta.synthesis.engine import Recovered, Work
 
 
@@ -44,6 +45,12 @@ class DistributionMatching(Bilevel):
     def together(self) -> bool:
         """Whether all classes are needed in one block: no, none knows of another."""
         return False
+
+    def costs(self, extent: Extent) -> Costs:
+        """Return the passes of real and of synthetic images, see `Engine`."""
+        real = extent.classes * min(self.batch, extent.per_class)
+        synthetic = Forwards("learned", extent.classes * extent.ipc, self.steps)
+        return Costs([Forwards("seen", real, self.steps), synthetic])
 
     def recover(self, work: Work) -> Recovered:
         """Distil a block."""

@@ -25,6 +25,7 @@ from dataclasses import dataclass
 
 import torch
 
+from reta.synthesis.cost import Extent, Forwards
 from reta.synthesis.gvbsm import GeneralizedMatching, Remembering, Targets
 from reta.synthesis.layers import real_statistics
 from reta.synthesis.matching import Matcher, Scene, Turn
@@ -43,6 +44,11 @@ class ClasswiseMatching(GeneralizedMatching):
     drop: float = 0.0
     density: float = 0.0
     class_share: float = 0.5
+
+    def looks(self, extent: Extent) -> Forwards:
+        """Return the passes that the targets of the data and of the classes take."""
+        own = extent.classes * min(self.real_images, extent.per_class)
+        return Forwards("measured", super().looks(extent).images + extent.teachers * own)
 
     def at_work(self, scene: Scene) -> Matcher:
         """Return the objective at work on a block of classes."""

@@ -7,9 +7,11 @@ from dataclasses import dataclass, field
 from typing import Protocol, TypeAlias
 
 import torch
+from torch import nn
 
 from reta.checkpoint import Checkpoint
 from reta.models import Classifier
+from reta.synthesis.cost import Costs, Extent
 from reta.synthesis.pool import Pool
 from reta.synthesis.start import Beginning, Start
 
@@ -113,6 +115,18 @@ class Engine(Protocol):
     @property
     def groundwork(self) -> int:
         """Units of work that are done once, before the first block; their tensors are kept."""
+        ...
+
+    def costs(self, extent: Extent) -> Costs:
+        """Return what is computed, counted in passes through `rehearsal`'s network."""
+        ...
+
+    def rehearsal(self, classes: int, image_size: int) -> nn.Module | None:
+        """Return a network like those the engine uses, for a plan; None where it is not ours."""
+        ...
+
+    def given(self) -> Mapping[str, str]:
+        """Return the hashes of the files the engine is given: other files make other images."""
         ...
 
     def scaled(self, share: float) -> Engine:

@@ -34,6 +34,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from reta.runtime import random_generator
+from reta.synthesis.cost import Extent, Forwards
 from reta.synthesis.layers import LayerProbe, Statistics, patch_side, real_statistics
 from reta.synthesis.matching import Matcher, Matching, Scene, Turn
 
@@ -58,6 +59,10 @@ class GeneralizedMatching(Matching):
     density: float = 1.0
     density_temperature: float = 4.0
     real_images: int = 10_000
+
+    def looks(self, extent: Extent) -> Forwards:
+        """Return the passes that the targets of the convolutions take, see `Looking`."""
+        return Forwards("measured", extent.teachers * min(self.real_images, extent.real))
 
     def at_work(self, scene: Scene) -> Matcher:
         """Return the objective at work on a block of classes."""

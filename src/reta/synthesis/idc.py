@@ -32,6 +32,7 @@ from reta.models import Classifier
 from reta.runtime import random_generator
 from reta.synthesis.bilevel import Canvas, Learner
 from reta.synthesis.coreset import random_order
+from reta.synthesis.cost import Extent, Forwards
 from reta.synthesis.dc import GradientMatching
 from reta.synthesis.engine import Work
 from reta.synthesis.pool import Pool
@@ -127,6 +128,17 @@ class MultiFormation(GradientMatching):
         """Return a new network with its SGD."""
         network = self.network(work, "dc", number)
         return Learner(network, self.network_rate, self.network_momentum, 5e-4)
+
+    def matched(self, extent: Extent) -> tuple[int, int]:
+        """Return how many real and synthetic images of a class are in a match."""
+        real, synthetic = super().matched(extent)
+        return min(self.most, real), min(self.most, synthetic * self.factor**2)
+
+    def lesson_passes(self, extent: Extent, times: int) -> Forwards:
+        """Return the passes of so many lessons."""
+        images = min(self.lesson, extent.real)
+        batch = min(self.lesson_batch, images)
+        return Forwards("learned", batch, times * images / batch)
 
     def decode(self, images: torch.Tensor) -> torch.Tensor:
         """Return the enlarged cells of the images of a class."""

@@ -34,6 +34,7 @@ from reta.models import Classifier
 from reta.progress import track
 from reta.runtime import random_generator
 from reta.synthesis.bilevel import Bilevel, Canvas, Learner, without
+from reta.synthesis.cost import Costs, Extent, Forwards
 from reta.synthesis.engine import Recovered, Tensors, Work
 
 _LEAST_STEPS = 20  # of an expert in an epoch
@@ -51,6 +52,11 @@ def trajectory_gap(
         begun: where it began.
     """
     return (reached - wanted).square().sum() / (begun - wanted).square().sum()
+
+
+def rounds_of(batch: int, images: int) -> int:
+    """Return how often an expert sees every image in what counts as an epoch."""
+    return -(-_LEAST_STEPS * batch // images)
 
 
 def classify(network: Classifier, weights: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
@@ -99,9 +105,26 @@ class TrajectoryMatching(Bilevel):
         """Return the method with a share of its steps and experts."""
         return replace(super().scaled(share), experts=max(1, round(self.experts * share)))
 
+    @property
+    def epochs(self) -> int:
+        """How long an expert is trained: no later weights are asked for."""
+        return self.last_start - 1 + self.expert_epochs
+
+    def costs(self, extent: Extent) -> Costs:
+        """Return the passes of an expert, and of the students, all of whose steps are held."""
+        batch = min(self.batch, extent.real)
+        rounds = self.epochs * rounds_of(batch, extent.real)
+        images = self.student_batch or extent.classes * extent.ipc
+        return Costs(
+            [Forwards("unrolled", images, self.steps * self.student_steps)],
+            [Forwards("learned", batch, rounds * extent.real / batch)],
+            states=self.epochs + 1,
+            held=self.student_steps,
+        )
+
     def lay(self, index: int, work: Work) -> Tensors:
         """Train an expert; return its ``trajectory`` (epochs + 1, p): the weights it had."""
-        epochs = self.last_start - 1 + self.expert_epochs
+        epochs = self.epochs
         rate = self.expert_rate * work.checkpoint.caution
         learner = Learner(self.network(work, "expert", index), rate)
         trajectory = [_weights(learner.network)]
@@ -128,8 +151,7 @@ class TrajectoryMatching(Bilevel):
         counts = torch.tensor([len(work.pool.members(label)) for label in work.labels])
         labels = torch.arange(len(work.labels)).repeat_interleave(counts)
         batch = min(self.batch, len(members))
-        rounds = -(-_LEAST_STEPS * batch // len(members))
-        for turn in range(rounds):
+        for turn in range(rounds_of(batch, len(members))):
             key = ("expert", index, epoch, turn)
             order = random_generator(work.settings.seed, *key).permutation(len(members))
             for number, chosen in enumerate(torch.from_numpy(order).split(batch)):

@@ -23,7 +23,7 @@ before those that are not, the least confident first. Steps, rate and objective 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -32,6 +32,7 @@ from torch import nn
 from reta.errors import UsageError
 from reta.memory import Passes
 from reta.models import Classifier
+from reta.synthesis.cost import Extent, Forwards
 from reta.synthesis.start import Mosaic
 
 
@@ -85,6 +86,10 @@ class CriticalPatches(Mosaic):
 
     threshold: float = 0.5
 
+    def looks(self, extent: Extent) -> Forwards:
+        """Return the passes that the activation maps of the crops take."""
+        return replace(super().looks(extent), kind="learned")
+
     def judge(
         self, teacher: Classifier, crops: torch.Tensor, label: int
     ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -112,6 +117,10 @@ class CriticalRegions:
     """
 
     threshold: float = 0.5
+
+    def looks(self, extent: Extent) -> Forwards:
+        """Return the passes that the activation maps of the start images take."""
+        return Forwards("learned", extent.classes * extent.ipc)
 
     def free(self, teacher: Classifier, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """Return where images ``(ipc, classes, 3, s, s)`` may change: ``(ipc, classes, 1, s, s)``.

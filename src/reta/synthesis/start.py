@@ -15,6 +15,7 @@ from reta.models import Classifier
 from reta.progress import warn_once
 from reta.runtime import random_generator
 from reta.synthesis.coreset import ORDERS, Order, random_order
+from reta.synthesis.cost import Extent, Forwards
 from reta.synthesis.pool import Pool
 
 
@@ -130,11 +131,21 @@ class Mosaic:
     candidates: int = 300
     crops: int = 5
 
+    def looks(self, extent: Extent) -> Forwards:
+        """Return the passes that judging the crops takes, see `Looking`."""
+        wanted = extent.ipc * self.side(extent.image_size) ** 2
+        candidates = min(extent.per_class, max(self.candidates, wanted))
+        return Forwards("seen", extent.classes * candidates * self.crops)
+
+    def side(self, image_size: int) -> int:
+        """Return how many crops lie along a side."""
+        return self.factor or (1 if image_size <= 64 else 2)
+
     def __call__(
         self, pool: Pool, teacher: Classifier, labels: Sequence[int], ipc: int, seed: int
     ) -> Beginning:
         """Return mosaics; the lowest cross-entropy first."""
-        factor = self.factor or (1 if pool.image_size <= 64 else 2)
+        factor = self.side(pool.image_size)
         mosaics = [self._mosaics(pool, teacher, label, ipc, factor, seed) for label in labels]
         return Beginning(torch.stack(mosaics, dim=1), None)
 

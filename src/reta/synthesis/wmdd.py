@@ -33,6 +33,7 @@ from torch import nn
 
 from reta.errors import UsageError
 from reta.runtime import random_generator
+from reta.synthesis.cost import Extent, Forwards
 from reta.synthesis.layers import LayerProbe, patch_side, real_statistics
 from reta.synthesis.matching import Matcher, Matching, Scene, Turn
 from reta.synthesis.pool import Pool
@@ -68,6 +69,10 @@ class BarycentreMatching(Matching):
     first_weight: float = 1.0
     batch: Literal["mixed", "class"] = "class"
     class_weight: float = 1.0
+
+    def looks(self, extent: Extent) -> Forwards:
+        """Return the passes that the statistics of the classes take, see `Looking`."""
+        return Forwards("measured", extent.classes * extent.per_class)
 
     def at_work(self, scene: Scene) -> Matcher:
         """Return the objective at work on a block of classes."""
