@@ -10,7 +10,7 @@ import torch
 
 from reta.memory import Halving
 from reta.models import Classifier, batch_statistics
-from reta.runtime import half_precision
+from reta.runtime import autocast, half_precision
 
 
 @torch.no_grad()
@@ -65,10 +65,9 @@ def _mean_logits(
 def _answer(teacher: Classifier, views: torch.Tensor) -> torch.Tensor:
     short, _ = half_precision(views.device)
     if short is not None:
-        with torch.autocast(views.device.type, short):
+        with autocast(views.device, short):
             logits: torch.Tensor = teacher(views)
         if logits.isfinite().all():
             return logits
-    with torch.autocast(views.device.type, enabled=False):
-        logits = teacher(views)
+    logits = teacher(views)
     return logits

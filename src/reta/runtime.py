@@ -10,7 +10,7 @@ import sys
 import time
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cache
@@ -186,6 +186,11 @@ def half_precision(device: torch.device) -> tuple[torch.dtype | None, str]:
 _ASKED = "float32: asked for"
 
 
+def autocast(device: torch.device, short: torch.dtype | None) -> AbstractContextManager[Any]:
+    """Return the block in which networks on a device compute in a short number format, if any."""
+    return nullcontext() if short is None else torch.autocast(device.type, short)
+
+
 def recovery_precision(device: torch.device) -> torch.dtype | None:
     """Return the short number format for recovery, or None, the default: float32, TF32 on GPUs.
 
@@ -207,12 +212,19 @@ def _cpu_can() -> frozenset[str]:
     return frozenset(name for name, there in ask().items() if there is True)
 
 
-def images_per_pass(image_size: int) -> int:
+def images_per_pass(image_size: int, device: torch.device | None = None) -> int:
     """Return how many images share a forward pass without gradients: 512 up to 32 px, 10 at 224.
 
     Activations grow with the pixels; this keeps them to about a gigabyte.
+
+    Args:
+        image_size: in pixels.
+        device: a GPU takes as many for every 8 GB it has, since its launches take as long for few.
     """
-    return max(1, min(512, 512 * 32**2 // image_size**2))
+    share = 1
+    if device is not None and device.type == "cuda":
+        share = max(1, torch.cuda.get_device_properties(device).total_memory // 2**33)
+    return max(1, min(512, 512 * 32**2 // image_size**2) * share)
 
 
 def hardware() -> dict[str, Any]:

@@ -22,6 +22,7 @@ from reta.memory import Passes, as_memory_limit
 from reta.models import Classifier, batch_statistics, can_group, preferred_layout
 from reta.progress import track
 from reta.runtime import (
+    autocast,
     images_per_pass,
     mixed_precision,
     random_generator,
@@ -225,18 +226,18 @@ def _losses(
 
     Micro-batches of one size share a pass, each under its own batch statistics.
     """
-    device, share = batch[0][0].device.type, 1 / len(batch)
+    device, share = batch[0][0].device, 1 / len(batch)
     sizes = {len(images) for images, _ in batch}
     if len(batch) == 1 or len(sizes) > 1 or not grouped:
         for images, targets in batch:
-            with torch.autocast(device, short, enabled=short is not None):
+            with autocast(device, short):
                 logits = model(images)
             yield loss(logits, targets) * share
         return
     (size,) = sizes
     with (
         batch_statistics(model, size, running=True),
-        torch.autocast(device, short, enabled=short is not None),
+        autocast(device, short),
     ):
         logits = model(torch.cat([images for images, _ in batch]))
     each = zip(logits.split(size), batch, strict=True)
@@ -328,7 +329,7 @@ def predict(
         logits: torch.Tensor = model(pixels.to(device).float() / 255)
         return logits.argmax(1).cpu()
 
-    for batch in images.batches(chosen.split(images_per_pass(images.size))):
+    for batch in images.batches(chosen.split(images_per_pass(images.size, device))):
         found += passes.of(answers, batch)
     return torch.cat(found)
 

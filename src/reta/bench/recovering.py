@@ -15,7 +15,7 @@ from reta.bench.reference import CopyingHook, ReferenceRecover, hooked_loss
 from reta.data.images import DecodedImages
 from reta.methods import METHODS
 from reta.models import Classifier, build, freeze, preferred_layout
-from reta.runtime import half_precision
+from reta.runtime import full_precision, half_precision
 from reta.synthesis.loop import Recovery, Settings
 from reta.synthesis.matching import BatchNormProbe, Probe, decoupled_objective, probe
 from reta.synthesis.pool import Pool
@@ -186,9 +186,10 @@ def _backward(leaf: torch.Tensor, loss: torch.Tensor) -> torch.Tensor:
 def _of_one_teacher(
     teacher: Classifier, size: Size, device: torch.device, target: dict[str, float]
 ) -> Iterator[Row]:
-    # The targets are for ResNet-18 on a CPU; the others are cut to its time, and shown.
+    # The targets are for ResNet-18 on a CPU, where the others are cut to its time, and shown.
     first = teacher.name == "resnet18"
-    batch = size.batch if first else max(2, size.batch // 4)
+    asked = first or device.type == "cuda"
+    batch = size.batch if asked else max(2, size.batch // 4)
     images = torch.rand(batch, 3, size.side, size.side, device=device)
     labels = torch.arange(batch, device=device) % teacher.classes
     fast = probe(teacher)
@@ -205,7 +206,7 @@ def _of_one_teacher(
         lambda: _backward(*without()),
     )
     yield ratio(
-        "R5", f"step with BN matching / without, {what}", times, target["R5"] if first else None
+        "R5", f"step with BN matching / without, {what}", times, target["R5"] if asked else None
     )
     kept = kept_bytes(lambda: _forward(fast, images), fast.teacher)
     plain = copy.deepcopy(teacher)
@@ -234,7 +235,8 @@ def _equality(teacher: Classifier, size: Size, device: torch.device) -> Row:
         generator = torch.Generator().manual_seed(draw)
         images = torch.rand(4, 3, size.side, size.side, generator=generator).to(device)
         truth = _backward(*_forward(BatchNormProbe(exact), images.double()))
-        own = _backward(*_forward(fast, images))
+        with full_precision():
+            own = _backward(*_forward(fast, images))
         errors.append(float((own - truth).norm() / truth.norm()))
     return Row(
         "R7", f"error of the pixel gradient against float64, {teacher.name}", median(errors),
@@ -247,7 +249,9 @@ def _in_short_numbers(
 ) -> Iterator[Row]:
     """Recovery as ``RETA_PRECISION=half`` does it: not the default, so nothing is asked of it."""
     full, half = probe(teacher), probe(teacher, short)
-    exact, own = (_backward(*_forward(read, images)).flatten() for read in (full, half))
+    with full_precision():
+        exact = _backward(*_forward(full, images)).flatten()
+    own = _backward(*_forward(half, images)).flatten()
     name = str(short).removeprefix("torch.")
     yield Row(
         "R7", f"cosine of the pixel gradient in {name} to float32's, {teacher.name}",

@@ -60,7 +60,7 @@ def _labels_and_students(
     plain_committee: list[Classifier] = []
     for teacher in copy.deepcopy(committee):
         plain_committee.append(teacher.to(memory_format=torch.contiguous_format).train())
-    plain = ReferenceTraining(images)
+    plain = ReferenceTraining(images, ready=device.type == "cuda")
     times = turns(
         device,
         size.rounds,
@@ -140,7 +140,7 @@ def _students(
         times,
         target,
         at_least=True,
-        note=f"{share:.0%} of the float32 matmul rate",
+        note=f"{share:.0%} of the matmul rate",
     )
 
 

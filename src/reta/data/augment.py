@@ -144,6 +144,13 @@ def _rolled(matrix: torch.Tensor, shifts: torch.Tensor) -> torch.Tensor:
     return matrix.gather(1, source[:, :, None].expand_as(matrix))
 
 
+def _sent(weights: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
+    """Return weights beside images; a GPU goes on meanwhile, which from other memory it cannot."""
+    if images.is_cuda:
+        weights = weights.to(images.dtype).pin_memory()
+    return weights.to(images, non_blocking=True)
+
+
 def render(images: torch.Tensor, views: Views, size: int) -> torch.Tensor:
     """Return the views of images, differentiably.
 
@@ -163,7 +170,7 @@ def render(images: torch.Tensor, views: Views, size: int) -> torch.Tensor:
     columns = sampling_matrix(left, box_width, width, size, dtype)
     columns = torch.where(views.flips[:, None, None], columns.flip(1), columns)
     columns = _rolled(columns, views.shifts[:, 1])
-    rows, columns = rows.to(images), columns.to(images)
+    rows, columns = _sent(rows, images), _sent(columns, images)
     wide = images.reshape(count, -1, width) @ columns.transpose(1, 2)  # (v, …·h, size)
     tall = wide.view(count, -1, height, size).transpose(2, 3).reshape(count, -1, height)
     square = tall @ rows.transpose(1, 2)  # (v, …·size, size): columns first, then rows

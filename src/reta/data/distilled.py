@@ -146,7 +146,7 @@ class DistilledSet(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         classes, size = len(self.classes), images.shape[-1]
         batches = micro_batches(len(self))
         # Many batches are drawn at once: for one of 16 the calls would cost more than the work.
-        at_once = max(1, images_per_pass(size) // BATCH)
+        at_once = max(1, images_per_pass(size, device) // BATCH)
         for some in (batches[i : i + at_once] for i in range(0, len(batches), at_once)):
             whole = slice(some[0][0].start, some[-1][-1].stop)
             positions = torch.arange(whole.start, whole.stop)

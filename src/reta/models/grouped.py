@@ -39,7 +39,7 @@ def batch_statistics(
     def forward(layer: nn.BatchNorm2d, inputs: torch.Tensor) -> torch.Tensor:
         if running and layer.num_batches_tracked is not None:
             layer.num_batches_tracked += len(inputs) // group
-        if inputs.is_cuda if folded is None else folded:
+        if inputs.device.type != "cpu" if folded is None else folded:
             return _folded(layer, inputs, group, running)
         if len(inputs) == group:
             return _normalised(layer, inputs, running)

@@ -99,7 +99,7 @@ _BLOCK = 2**17  # numbers that stay in a core's cache while several passes go ov
 
 def _blocks(x: torch.Tensor) -> list[slice]:
     """Cut a batch so that the passes over each part find it in the cache; not on a GPU."""
-    images = len(x) if x.is_cuda else max(1, _BLOCK // max(1, x[0].numel()))
+    images = len(x) if x.device.type != "cpu" else max(1, _BLOCK // max(1, x[0].numel()))
     return [slice(begin, begin + images) for begin in range(0, len(x), images)]
 
 

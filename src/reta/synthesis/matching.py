@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from reta.models import Classifier
+from reta.runtime import autocast
 from reta.synthesis.frozen import Reading, frozen
 from reta.synthesis.pool import Pool
 from reta.synthesis.statistics import group_statistics
@@ -175,7 +176,7 @@ class FrozenProbe:
             images = _scaled_gradient(images, 1 / scale)
         self._reading.groups, self._reading.statistics = len(images), {}
         try:
-            with torch.autocast(images.device.type, self._short, enabled=self._short is not None):
+            with autocast(images.device, self._short):
                 features = group_features(self.teacher, images)
             statistics = [self._reading.statistics[layer] for layer in self.layers]
         finally:

@@ -48,7 +48,7 @@ def relabel(
     count, size = len(images), images.shape[-1]
     batches = micro_batches(count)
     # A few batches at once, so that memory does not grow with the number of images.
-    at_once = max(1, images_per_pass(size) // BATCH)
+    at_once = max(1, images_per_pass(size, device) // BATCH)
     checkpoint, shown = checkpoint or Checkpoint(), []
     kept = checkpoint.load()
     logits = [] if kept is None else [kept.tensors["logits"]]

@@ -24,10 +24,11 @@ def moments(activation: torch.Tensor, groups: int) -> tuple[torch.Tensor, torch.
         mean and variance, each ``(g, c)``; float32 at least, whatever the activation's type.
     """
     dtype = torch.promote_types(activation.dtype, torch.float32)
-    if activation.is_cuda:
-        grouped = activation.unflatten(0, (groups, -1))
+    if activation.device.type != "cpu":
+        # In float32 first: the results of a shorter type would be rounded to it.
+        grouped = activation.to(dtype).unflatten(0, (groups, -1))
         variance, mean = torch.var_mean(grouped, dim=(1, 3, 4), correction=0)
-        return mean.to(dtype), variance.to(dtype)
+        return mean, variance
     parts = [
         torch.batch_norm_update_stats(part, None, None, 0.0) for part in activation.chunk(groups)
     ]
