@@ -1,7 +1,8 @@
-"""Short numbers against float32: labels, students and teachers, seed by seed.
+r"""Short numbers against float32: labels, students and teachers, seed by seed.
 
-    python benchmarks/precision.py --seeds 60
-    python benchmarks/precision.py --seeds 60 --data <CIFAR-100> --classes 10 --ipc 5
+    python benchmarks/precision.py --seeds 60 --epochs 20 --out results/precision-digits.json
+    python benchmarks/precision.py --seeds 60 --data <CIFAR-100> --classes 10 --image-size 16 \
+        --ipc 5 --method fadrm+ --out results/precision-cifar100-first10.json
 
 distils a set, labels its views in float16 and in float32, and trains students and teachers in
 bfloat16 and in float32 from the same weights on the same views. Where the device has no short

@@ -18,6 +18,7 @@ from reta.runtime import (
     mixed_precision,
     recovery_precision,
     short_numbers,
+    teacher_precision,
 )
 from reta.training import Protocol, fit, soft_loss
 
@@ -110,9 +111,9 @@ def test_the_environment_asks_for_full_precision(monkeypatch: pytest.MonkeyPatch
         choose_device("cpu")
 
 
-def test_training_and_recovery_are_short_only_if_asked() -> None:
-    """Students or pixels in 16 bits, unshown to be as good, because a CPU happens to have them."""
-    assert mixed_precision(CPU)[0] is recovery_precision(CPU) is None
+def test_teachers_and_recovery_are_short_only_if_asked() -> None:
+    """Teachers or pixels in 16 bits, unshown to be as good, because a CPU happens to have them."""
+    assert teacher_precision(CPU)[0] is recovery_precision(CPU) is None
     with short_numbers():
+        assert teacher_precision(CPU) == mixed_precision(CPU)
         assert recovery_precision(CPU) is half_precision(CPU)[0]
-        assert not mixed_precision(CPU)[1].endswith("half")

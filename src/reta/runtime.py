@@ -116,7 +116,7 @@ def full_precision() -> Iterator[None]:
 def short_numbers() -> Iterator[None]:
     """Run a block in 16 bits wherever a device computes in them, as ``RETA_PRECISION=half`` does.
 
-    Training and recovery do not by default: their results are not shown to be as good.
+    Recovery does not by default, nor do teachers on a CPU: it is not shown to be as good.
     """
     token = _PRECISION.set("half")
     try:
@@ -145,23 +145,32 @@ def keep_freed_memory() -> None:
 
 
 def mixed_precision(device: torch.device) -> tuple[torch.dtype | None, str]:
-    """Return the short number format for training on a device, or None, and why.
+    """Return the short number format for training students on a device, or None, and why.
 
-    Only bfloat16 is used: it has float32's range, so losses need no scaling.
+    Only bfloat16 is used: it has float32's range, so losses need no scaling. Weights and the
+    optimiser, heads and losses stay in float32.
     """
     if precision_asked() == "full":
         return None, _ASKED
     if device.type == "cpu":
         if "amx_bf16" not in _cpu_can():
             return None, "float32: this CPU gains little from shorter numbers"
-        if not short_numbers_asked():
-            return None, "float32: bfloat16 only by RETA_PRECISION=half"
-        return torch.bfloat16, "bfloat16: asked for"
+        return torch.bfloat16, "bfloat16: this CPU multiplies in it"
     if device.type != "cuda":
         return None, f"float32: nothing shorter was tried on {device.type}"
     if torch.cuda.get_device_capability(device)[0] < 8:
         return None, "float32: this GPU has no bfloat16"
     return torch.bfloat16, "bfloat16: as wide a range as float32 at half the memory traffic"
+
+
+def teacher_precision(device: torch.device) -> tuple[torch.dtype | None, str]:
+    """Return the short number format for training teachers on a device, or None, and why.
+
+    As `mixed_precision`, but on a CPU only if asked: that it costs teachers nothing is not shown.
+    """
+    if device.type == "cpu" and not short_numbers_asked():
+        return None, "float32: bfloat16 only by RETA_PRECISION=half"
+    return mixed_precision(device)
 
 
 def half_precision(device: torch.device) -> tuple[torch.dtype | None, str]:

@@ -13,7 +13,7 @@ from reta.data.sources import Source
 from reta.errors import UsageError
 from reta.models import Classifier, Task
 from reta.progress import log
-from reta.runtime import Device, Stopwatch, mixed_precision
+from reta.runtime import Device, Stopwatch, teacher_precision
 from reta.space import training_bytes
 from reta.storage import RunFolder, Unit
 from reta.teachers import TeacherSpec, fingerprint, open_teacher
@@ -160,7 +160,7 @@ def _train(lesson: Lesson, spec: TeacherSpec) -> None:
         "test_accuracy": progress.last,
         "epochs": progress.curve[-1][0],
         "held_out": progress.held_out,
-        "precision": mixed_precision(lesson.device.torch)[1],
+        "precision": teacher_precision(lesson.device.torch)[1],
     }
     unit.write(weights_file(spec), models.model_bytes(model, task, **facts))
     unit.finish(

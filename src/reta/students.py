@@ -21,7 +21,7 @@ from reta.models import Classifier
 from reta.preparation import open_data
 from reta.protocols import AS_SET, TITLES, Regime
 from reta.reporting import write_card
-from reta.runtime import Device, Stopwatch, precision_asked
+from reta.runtime import Device, Stopwatch, mixed_precision, precision_asked
 from reta.space import training_bytes
 from reta.squeeze import build_for, task_of
 from reta.storage import RunFolder, fingerprint, json_bytes, read_json
@@ -260,6 +260,7 @@ def train_unit(training: Training, student: Student) -> None:
             "confusion": progress.confusion,
             "seconds": watch.seconds,
             "restarts": failures,
+            "precision": mixed_precision(training.device.torch)[1],
         }
     )
 

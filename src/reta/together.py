@@ -10,7 +10,7 @@ from reta.data.distilled import DistilledSet
 from reta.data.images import ImageSet
 from reta.errors import UsageError
 from reta.models import Classifier, StackedClassifier
-from reta.runtime import short_numbers_asked
+from reta.runtime import mixed_precision
 from reta.training import Loss, Progress, Protocol, fit, student_loss, watch
 
 
@@ -53,7 +53,7 @@ def train_together(
         protocol,
         after_epoch,
         f"{len(students)} students {stacked.name}",
-        mixed=short_numbers_asked(),
+        short=mixed_precision(device)[0],
     )
     return [progress for progress, _ in watched]
 

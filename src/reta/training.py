@@ -27,7 +27,7 @@ from reta.runtime import (
     mixed_precision,
     random_generator,
     seeded,
-    short_numbers_asked,
+    teacher_precision,
     torch_seed,
 )
 from reta.team import here
@@ -145,7 +145,7 @@ def fit(
     seed: int = 0,
     progress: Progress | None = None,
     checkpoint: Checkpoint | None = None,
-    mixed: bool = False,
+    short: torch.dtype | None = None,
 ) -> None:
     """Train a model in place.
 
@@ -160,7 +160,7 @@ def fit(
         seed: of dropout.
         progress: what ``after_epoch`` fills, to be kept with the state.
         checkpoint: keeps the state of the work, so that it can be interrupted.
-        mixed: whether to use the device's `mixed_precision`; not after a loss that diverged.
+        short: number format of the passes, if not float32; not used after a loss that diverged.
 
     Raises:
         DivergedError: if the loss becomes NaN or infinite.
@@ -175,7 +175,7 @@ def fit(
     if average and kept:
         average.load(kept.tensors)
     device = model.mean.device
-    short = mixed_precision(device)[0] if mixed and not checkpoint.failures else None
+    short = None if checkpoint.failures else short
 
     def state() -> State:
         tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
@@ -329,7 +329,7 @@ def predict(
         logits: torch.Tensor = model(pixels.to(device).float() / 255)
         return logits.argmax(1).cpu()
 
-    for batch in images.batches(chosen.split(images_per_pass(images.size, device))):
+    for batch in images.batches(chosen.split(images_per_pass(images.size))):
         found += passes.of(answers, batch)
     return torch.cat(found)
 
@@ -475,7 +475,7 @@ def train_teacher(
             seed=seed,
             progress=progress,
             checkpoint=checkpoint,
-            mixed=True,
+            short=teacher_precision(device)[0],
         )
     return progress
 
@@ -529,6 +529,6 @@ def train_student(
             seed=seed,
             progress=progress,
             checkpoint=checkpoint,
-            mixed=short_numbers_asked(),
+            short=mixed_precision(model.mean.device)[0],
         )
     return progress

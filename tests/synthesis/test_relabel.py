@@ -110,7 +110,7 @@ def test_labels_do_not_depend_on_the_views_in_memory(
     """Views rendered some at a time: a CutMix partner or a left-over image beyond the cut."""
     images = some_images(count)
     whole = relabel(committee, images, range(2), seed=1)
-    monkeypatch.setattr("reta.synthesis.relabel.images_per_pass", lambda size: 32)
+    monkeypatch.setattr("reta.synthesis.relabel.images_per_pass", lambda size, device: 32)
     pieces = relabel(committee, images, range(2), seed=1)
     assert pieces.logits.shape == (2, count, 4)
     torch.testing.assert_close(pieces.logits, whole.logits, rtol=1e-4, atol=1e-4)

@@ -16,7 +16,7 @@ from reta.data.distilled import DistilledSet
 from reta.data.formats import Bytes, Nibbles, bytes_per_row, information_lost
 from reta.data.images import DecodedImages
 from reta.models import Classifier, build
-from reta.runtime import half_precision, mixed_precision, short_numbers, short_numbers_asked
+from reta.runtime import full_precision, half_precision, mixed_precision
 from reta.synthesis.relabel import relabel
 from reta.together import train_together
 from reta.training import Protocol, fit, soft_loss, train_student, train_teacher
@@ -85,8 +85,8 @@ def _labels_and_students(
         plainly = partial(plain.train, copy.deepcopy(model), labels)
         work = partial(_epoch, model, data)
         yield _students(name, size, device, plainly, work, target["T3"], target["flops"])
-        with short_numbers():
-            if mixed_precision(device)[0] is not None:
+        if mixed_precision(device)[0] is not None:
+            with full_precision():
                 yield _students(name, size, device, plainly, work, None, target["flops"])
     yield _several(size, device, data, target)
 
@@ -109,7 +109,7 @@ def _several(size: Size, device: torch.device, data: DistilledSet, target: dict[
 
 
 def _epoch(model: Classifier, data: DistilledSet) -> None:
-    device, mixed = model.mean.device, short_numbers_asked()
+    device = model.mean.device
     fit(
         model,
         lambda epoch: data.batches(epoch, device),
@@ -117,7 +117,7 @@ def _epoch(model: Classifier, data: DistilledSet) -> None:
         Protocol(1),
         lambda _: None,
         "students",
-        mixed=mixed,
+        short=mixed_precision(device)[0],
     )
 
 
@@ -132,11 +132,10 @@ def _students(
 ) -> Row:
     times = turns(device, size.rounds, plainly, work)
     share = flops(work) / median(times[1]) / rate
-    asked = short_numbers_asked()
+    numbers = mixed_precision(device)[1].partition(":")[0]
     return ratio(
         "T3",
-        f"post-train: plain loop at 2 × 8 / ours, {name}, {size.side} px"
-        + (", RETA_PRECISION=half" if asked else ""),
+        f"post-train: plain loop at 2 × 8 / ours, {name}, {size.side} px, {numbers}",
         times,
         target,
         at_least=True,
