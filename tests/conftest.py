@@ -9,6 +9,8 @@ from collections.abc import Callable
 # On tiny tensors more threads only wait for each other: twenty times slower on a busy machine.
 # Before torch is imported, so that it holds for the processes that tests start as well.
 os.environ["OMP_NUM_THREADS"] = "1"
+# A cluster that someone left on this machine is not to be joined.
+os.environ["RAY_ADDRESS"] = "local"
 # Ray's own 15 lets its workers starve beside other work: minutes become hours.
 os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 - spelt like this by Ray
 

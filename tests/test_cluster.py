@@ -248,6 +248,7 @@ def test_the_address_of_a_cluster_elsewhere(serial, tmp_path):
 
     pytest.importorskip("grpc")
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(SOURCE), str(TESTS)])}
+    environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "f" * 64}  # both ends have it
     port, client = free_port(), free_port()
     command = [sys.executable, "-m", "ray.scripts.scripts"]
     options = f"start --head --block --port {port} --ray-client-server-port {client} --num-cpus 2"
@@ -264,7 +265,8 @@ def test_the_address_of_a_cluster_elsewhere(serial, tmp_path):
     )
     arguments = [str(tmp_path / "run"), f"ray://127.0.0.1:{client}"]
     try:
-        for _ in range(600):  # until the head listens
+        until = time.monotonic() + 600  # for a busy machine
+        while head.poll() is None and time.monotonic() < until:
             with socket.socket() as probe:
                 if probe.connect_ex(("127.0.0.1", client)) == 0:
                     break

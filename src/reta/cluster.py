@@ -215,13 +215,26 @@ def _connect(address: str) -> Any:
             log_to_driver=True,
         )
     except Exception as error:  # Ray raises that very type if a part of it does not start in time
-        raise UsageError(f"--cluster {address}: {error}") from error
+        raise UsageError(f"--cluster {address}: {error}{_hint(address)}") from error
     if threading.current_thread() is threading.main_thread():
         for number, handler in handlers.items():  # Ray's own would abort without an exit code
             signal.signal(number, handler)
     nodes = [node for node in ray.nodes() if node["Alive"]]
     log.info("cluster: %d nodes, %s", len(nodes), _resources(ray.cluster_resources()))
     return ray
+
+
+def _hint(address: str) -> str:
+    """Return what may be the matter with an address ray://, of which Ray says only that it waits.
+
+    A head that found a token asks for it; unlike a driver on its machine, a client does not look.
+    """
+    if not address.startswith("ray://") or "RAY_AUTH_MODE" in os.environ:
+        return ""
+    return (
+        "; if the head runs and the port can be reached, it may want a token: set "
+        "RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN unless ~/.ray/auth_token is the head's"
+    )
 
 
 def started(**options: Any) -> None:
