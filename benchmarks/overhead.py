@@ -2,11 +2,11 @@
 
     OMP_NUM_THREADS=1 python benchmarks/overhead.py --out results/overhead.json
 
-(two minutes on a free core) distils scikit-learn's digits, trains a student and verifies the folder, while every entrance to
-the machinery is timed: locks, units with their hashes, fsyncs and records, kept states, the
-manifest, the fingerprint of the data, and the passes that are made twice to see that packing
-changes no byte. A call inside another one counts once. Not seen: the checks for NaN, which are a
-multiplication a step, and the lease's touch of a file every ten seconds.
+(two minutes on a free core) distils scikit-learn's digits, trains a student and verifies the
+folder, while every entrance to the machinery is timed: locks, units with their hashes, fsyncs and
+records, kept states, the manifest, the fingerprint of the data, and the passes that are made twice
+to see that packing changes no byte. A call inside another one counts once. Not seen: the checks for
+NaN, which are a multiplication a step, and the lease's touch of a file every ten seconds.
 """
 
 from __future__ import annotations

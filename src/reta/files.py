@@ -8,6 +8,7 @@ import json
 import os
 import secrets
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -68,14 +69,21 @@ def _sync(path: Path) -> None:
 def sync_files(paths: list[Path]) -> None:
     """Wait until files, and their names, are on the disk: cheaper together than one by one.
 
+    A disk writes out a dozen files that are waited for at once about as fast as one.
+
     Raises:
         StorageError: if one cannot be brought there.
     """
-    for path in [*paths, *sorted({path.parent for path in paths})]:
+
+    def sync(path: Path) -> None:
         try:
             _sync(path)
         except OSError as error:
             raise storage_error(path, 0, error) from error
+
+    for stage in (paths, sorted({path.parent for path in paths})):  # first files, then names
+        with ThreadPoolExecutor(16, thread_name_prefix="fsync") as threads:
+            list(threads.map(sync, stage))
 
 
 def storage_error(path: Path, size: int, error: OSError) -> StorageError:
