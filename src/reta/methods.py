@@ -1,4 +1,17 @@
-"""The table of methods. To add one, write a recipe here, and at most one new part for its idea."""
+"""The table of methods. To add one, write a recipe here, and at most one new part for its idea.
+
+How to read a recipe. The images of a class begin as ``start``. Without a ``schedule`` they stay so:
+a coreset. With one, each step moves the pixels so that frozen teachers (``committee``: all in turn,
+or the first) see in them what ``objective`` asks for; between the blocks of a schedule a
+``connection`` blends in real images, a ``topology`` pulls whole classes into shape, ``preserve``
+says which pixels stay. What is not written is FADRM's: cross-entropy and BatchNorm statistics
+(`Matching`), four blocks of 500 steps (`Schedule`). An ``engine`` makes the images in another way
+altogether, and uses nothing else but ``start``. ``training`` is how the authors train students, for
+those who ask for it; labels and students are otherwise the same for all.
+
+So methods differ in what is written, and a part with an idea of its own has a file that states its
+equations, source, official settings (the part's defaults) and what is ours.
+"""
 
 from __future__ import annotations
 
@@ -23,6 +36,8 @@ from reta.synthesis.schedule import Schedule
 from reta.synthesis.start import LargestErrors, Mosaic, Noise, RealImages
 from reta.synthesis.wmdd import BarycentreMatching
 
+# --- Coresets: real images as they are, or crops of them. -----------------------------------------
+
 random = Recipe("random real images", "the baseline no table should lack", RealImages("random"))
 medium = Recipe("the real images FADRM starts from, not optimised", "FADRM", RealImages("medium"))
 typical = Recipe(
@@ -38,6 +53,9 @@ el2n = Recipe(
     "the real images the teacher is most wrong about", "EL2N, NeurIPS 2021", LargestErrors()
 )
 rded = Recipe("mosaics of the best recognised crops", "RDED, CVPR 2024", Mosaic())
+
+# --- Decoupled: images optimised against frozen teachers. -----------------------------------------
+
 sre2l = Recipe(
     "noise optimised against one teacher",
     "SRe2L, NeurIPS 2023",
@@ -90,7 +108,7 @@ delt = Recipe(
 )
 nrr_dd = Recipe(
     "mosaics whose critical regions stay, the rest optimised against one teacher",
-    "NRR-DD, CVPR 2025; a reading, no code was published",
+    "NRR-DD, CVPR 2025; a reading, its code was not to be had",
     CriticalPatches(),
     Schedule(connections=0),
     committee="first",
@@ -103,6 +121,9 @@ cv_dd = Recipe(
     Schedule(steps=4000, connections=0),
     CommitteeVoting(),
 )
+
+# --- RETA: FADRM+ with another connection and a topology; its parts one by one, then its readings.
+
 reta_drc = replace(
     fadrm_plus,
     summary="FADRM+ with retrieved anchors",
@@ -135,7 +156,8 @@ reta = replace(
     connection=RetrievedAnchor(margin=0.1),
 )
 
-# Bilevel and generative methods: an engine of their own instead of the decoupled loop.
+# --- Bilevel and generative: an engine of their own instead of the decoupled loop. ----------------
+
 dm = Recipe(
     "images with the mean embedding of their class under random networks",
     "DM, WACV 2023",

@@ -1,7 +1,8 @@
 """NRR-DD: what a teacher looks at in a real crop is kept, the rest is optimised.
 
-Source: "Enhancing Dataset Distillation via Non-Critical Region Refinement" (CVPR 2025). Its code
-was not to be had, so this is a reading of the paper, in three stages:
+Source: "Enhancing Dataset Distillation via Non-Critical Region Refinement" (CVPR 2025, arXiv
+2503.18267). The repository it names (tmtuan1307/NRR-DD) was not to be had, so this is a reading of
+the paper, in three stages:
 
 1. **Start** (`CriticalPatches`): of random crops of real images, those that are mostly critical,
    yet recognised with little confidence; stitched together as RDED does.
@@ -11,8 +12,10 @@ was not to be had, so this is a reading of the paper, in three stages:
 
    where L is SRe2L's objective: the critical pixels keep what is particular to the image, the
    others take up what is general to the class.
-3. **Labels**: the paper stores two distances to the one-hot label for each image in place of a soft
-   label (DBR). Not done here: every method has the same soft labels.
+3. **Labels**: the paper stores two numbers for each image in place of soft labels (DBR): how far a
+   teacher's answer is from the one-hot label, for the image as it is and for an augmented mix;
+   students are to be as far from it. Left out: which distance, weights and mix are not in what we
+   have of the paper, and it changes the labels, not the images. Every method here has the same.
 
 Ours: the map is Grad-CAM (Selvaraju et al., ICCV 2017) at the last layer of the trunk with a plane,
 which for a network that ends in global pooling and one linear layer is CAM; it is resized
