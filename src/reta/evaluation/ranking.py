@@ -85,7 +85,7 @@ class Ranking:
 
     Attributes:
         rounds: students per kind of training, and random sets.
-        rates: learning rates to choose from.
+        rates: learning rates to choose from; a single one is not tried first.
         select: ``held-out`` chooses on a tenth of the real training images, which real and random
             trainings do not see; ``test`` chooses on test images, as the leaderboard does.
         epochs: passes over distilled and random images; by default as many as there are epochs of
@@ -132,6 +132,8 @@ class Ranking:
         return Result(figures, {"trainings": raw}, self._notes())
 
     def _notes(self) -> list[str]:
+        if len(self.rates) == 1:
+            return [f"All trainings used the learning rate {self.rates[0]:g}; none was chosen."]
         if self.select == "test":
             return ["Learning rates were chosen on the test images, as the leaderboard does."]
         return [
@@ -154,8 +156,9 @@ class _Bench:
 
     def accuracies(self, kind: str) -> dict[str, Any]:
         """Return the chosen rate of a kind of training and the accuracy of every round."""
-        tried = {rate: self._trained(kind, rate, 0, choosing=True) for rate in self.ranking.rates}
-        rate = max(tried, key=lambda one: tried[one])
+        rates = self.ranking.rates if len(self.ranking.rates) > 1 else ()  # nothing to choose
+        tried = {rate: self._trained(kind, rate, 0, choosing=True) for rate in rates}
+        rate = max(tried, key=lambda one: tried[one], default=self.ranking.rates[0])
         rounds = range(1, self.ranking.rounds + 1)
         return {
             "rate": rate,
