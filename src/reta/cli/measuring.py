@@ -249,8 +249,9 @@ def _compare(
 
 
 def _print_metrics(metrics: dict[str, Any]) -> None:
+    last = len(metrics["students"]) - 1
     rows = {
-        "student": f"{metrics['student']}, seeds 0 to {len(metrics['students']) - 1}",
+        "student": f"{metrics['student']}, {f'seeds 0 to {last}' if last else 'seed 0'}",
         "accuracy": _accuracy(metrics),
         "protocol": _protocol(metrics),
         "κ": f"{metrics['kappa_mean']:.3f}",
@@ -262,16 +263,18 @@ def _print_metrics(metrics: dict[str, Any]) -> None:
         say(f"{name:<14} {value}")
     others = [row for row in metrics["accuracies"] if row["students"] != metrics["students"]]
     for row in others:
-        say(f"{'also':<14} {_accuracy({'accuracy': row})}: {row['architecture']}, {_protocol(row)}")
+        accuracy = _accuracy(row | {"accuracy": row})
+        say(f"{'also':<14} {accuracy}: {row['architecture']}, {_protocol(row)}")
 
 
 def _accuracy(metrics: dict[str, Any]) -> str:
-    figures = {name: f"{100 * value:.1f}" for name, value in metrics["accuracy"].items()
-               if name.endswith(("_mean", "_std"))}  # fmt: skip
-    return (
-        f"{figures['last_mean']} ± {figures['last_std']} % at the last epoch, "
-        f"{figures['best_mean']} ± {figures['best_std']} % at the best"
-    )
+    found, several = metrics["accuracy"], len(metrics["students"]) > 1
+
+    def written(which: str) -> str:
+        spread = f" ± {100 * found[f'{which}_std']:.1f}" if several else ""
+        return f"{100 * found[f'{which}_mean']:.1f}{spread} %"
+
+    return f"{written('last')} at the last epoch, {written('best')} at the best"
 
 
 def _protocol(metrics: dict[str, Any]) -> str:

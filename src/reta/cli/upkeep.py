@@ -12,6 +12,7 @@ from reta.api import report as make_report
 from reta.api import verify as find_problems
 from reta.cli.terminal import Folder, say
 from reta.errors import DataError
+from reta.storage import MANIFEST
 
 
 def report(folder: Positional[Folder]) -> None:
@@ -27,7 +28,7 @@ def verify(folder: Positional[Folder]) -> None:
     """Compare every file of a run folder with the hash made when it was written.
 
     Args:
-        folder: run or comparison folder.
+        folder: run or comparison folder, or one that holds several.
     """
     problems = find_problems(folder)
     for problem in problems:
@@ -35,7 +36,8 @@ def verify(folder: Positional[Folder]) -> None:
     if problems:
         say("repair: the same `reta distill` or `reta compare` command again, then `reta train`")
         sys.exit(DataError.exit_code)
-    say(f"{folder}: intact")
+    inside = sorted(path.parent.name for path in Path(folder).glob(f"*/**/{MANIFEST}"))
+    say(f"{folder}: intact" + (f", with {', '.join(inside)}" if inside else ""))
 
 
 def unlock(folder: Positional[Folder], force: bool = False) -> None:
