@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Annotated, Any
@@ -226,20 +226,20 @@ def _compare(
     table = Table(title=f"{result['title']}: students on unseen real images", box=None)
     for heading in ("method", "accuracy", "best epoch", "κ", "s/image", "images", "labels"):
         table.add_column(heading, justify="left" if heading == "method" else "right")
+    seeds, students = result["seeds"], result["students"]
     for row in result["rows"]:
         table.add_row(
             row["method"],
-            f"{100 * row['last_mean']:.1f} ± {100 * row['last_std']:.1f} %",
-            f"{100 * row['best_mean']:.1f} ± {100 * row['best_std']:.1f} %",
+            *(_share(row, which, seeds * students > 1) for which in ("last", "best")),
             f"{row['kappa_mean']:.3f}",
             f"{row['seconds_per_image']:.2f}",
             bytes_(row["bytes_images"]),
             bytes_(row["bytes_labels"]),
         )
     out.print(table)
-    seeds, students = result["seeds"], result["students"]
     over = f"{seeds} distillation seeds" if seeds > 1 else f"{students} students of one set"
-    say(f"mean ± std over {over}; κ 0: nothing lost")
+    said = f"mean ± std over {over}" if seeds * students > 1 else "one student of one set"
+    say(f"{said}; κ 0: nothing lost")
     for name, measured in result["evaluations"].items():
         if name != "accuracy":
             _print_evaluation(name, measured, result["methods"])
@@ -269,12 +269,14 @@ def _print_metrics(metrics: dict[str, Any]) -> None:
 
 def _accuracy(metrics: dict[str, Any]) -> str:
     found, several = metrics["accuracy"], len(metrics["students"]) > 1
+    last, best = (_share(found, which, several) for which in ("last", "best"))
+    return f"{last} at the last epoch, {best} at the best"
 
-    def written(which: str) -> str:
-        spread = f" ± {100 * found[f'{which}_std']:.1f}" if several else ""
-        return f"{100 * found[f'{which}_mean']:.1f}{spread} %"
 
-    return f"{written('last')} at the last epoch, {written('best')} at the best"
+def _share(found: Mapping[str, Any], which: str, several: bool) -> str:
+    """Return a mean in percent, ± its standard deviation where there is more than one value."""
+    spread = f" ± {100 * found[f'{which}_std']:.1f}" if several else ""
+    return f"{100 * found[f'{which}_mean']:.1f}{spread} %"
 
 
 def _protocol(metrics: dict[str, Any]) -> str:
