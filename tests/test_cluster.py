@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from reta import pipeline
-from reta.cluster import RETRIES, OnRay, started
+from reta.cluster import RETRIES, OnRay, _found, started
 from reta.config import Config
 from reta.errors import DataError, UnfinishedError, UsageError
 from reta.pipeline import distill
@@ -135,6 +135,22 @@ def test_a_gpu_that_no_machine_has_is_refused(cluster):
     assert OnRay().device("auto").name == "cpu"
     with pytest.raises(UsageError, match="no GPU"):
         OnRay().device("cuda")
+
+
+def test_a_cluster_that_was_killed_is_not_waited_for(tmp_path, monkeypatch):
+    """Breaks when the note Ray keeps of a dead cluster costs a quarter of an hour."""
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    assert _found() is None  # as the variable says
+    monkeypatch.delenv("RAY_ADDRESS")
+    assert _found() is None  # no note
+    note = tmp_path / "ray/ray_current_cluster"
+    note.parent.mkdir()
+    with socket.create_server(("127.0.0.1", 0)) as cluster:
+        note.write_text(f"127.0.0.1:{cluster.getsockname()[1]}")
+        assert _found() is None
+    assert _found() == "local"
+    note.write_text("what is this")
+    assert _found() == "local"
 
 
 @dataclass(frozen=True)

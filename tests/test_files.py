@@ -45,7 +45,7 @@ def calls_of_a_write(path: Path, monkeypatch) -> list[str]:
     return whole.calls
 
 
-def test_any_failing_call_leaves_the_old_file(tmp_path, monkeypatch):
+def test_any_failing_call_leaves_the_old_file(tmp_path, monkeypatch, count):
     """Breaks when any system call on the way can lose or tear the file that was there."""
     path = tmp_path / "file"
     calls = calls_of_a_write(path, monkeypatch)
@@ -62,6 +62,8 @@ def test_any_failing_call_leaves_the_old_file(tmp_path, monkeypatch):
             swapped = number > calls.index("replace") + 1
             assert path.read_bytes() == (b"new" if swapped else b"old"), (number, name)
             assert [p.name for p in tmp_path.iterdir()] == ["file"]
+    times = len(calls) * len(FAULTS)
+    count(f"faults at each of the {len(calls)} calls of an atomic write", times, "nothing torn")
 
 
 def test_the_message_names_the_cause(tmp_path, monkeypatch):

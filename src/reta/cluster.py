@@ -12,6 +12,7 @@ import logging
 import os
 import platform
 import signal
+import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -210,7 +211,7 @@ def _connect(address: str) -> Any:
     handlers = {number: signal.getsignal(number) for number in interruption.SIGNALS}
     try:
         started(
-            address=None if address == "auto" else address,
+            address=_found() if address == "auto" else address,
             logging_level=logging.ERROR,
             log_to_driver=True,
         )
@@ -222,6 +223,28 @@ def _connect(address: str) -> Any:
     nodes = [node for node in ray.nodes() if node["Alive"]]
     log.info("cluster: %d nodes, %s", len(nodes), _resources(ray.cluster_resources()))
     return ray
+
+
+def _found() -> str | None:
+    """Return where Ray looks for a cluster by itself: None; ``local``, a new one, if that is gone.
+
+    Ray notes the last cluster of a machine in a file. Of one that was killed the note stays, and
+    Ray would wait a quarter of an hour for it.
+    """
+    if "RAY_ADDRESS" in os.environ:
+        return None
+    place = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"
+    try:
+        host, _, port = (
+            Path(place, "ray", "ray_current_cluster").read_text().strip().rpartition(":")
+        )
+    except OSError:
+        return None  # no note: Ray begins a cluster
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except (OSError, ValueError):
+        return "local"
+    return None
 
 
 def _hint(address: str) -> str:
