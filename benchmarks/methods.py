@@ -198,6 +198,12 @@ def needs(recipe: Recipe) -> str:
         found.append("no optimisation")
     else:
         found.append("an engine of its own")
+        if recipe.engine.together:
+            found.append("all classes at once")
+        if recipe.engine.groundwork:
+            found.append("networks trained on real images")
+        if type(recipe.engine).__name__ == "ConditionAware":
+            found.append("diffusers")
     own = type(recipe.objective).__name__
     if own in ("GeneralizedMatching", "ClasswiseMatching", "BarycentreMatching"):
         found.append("a pass over real images")

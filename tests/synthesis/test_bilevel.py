@@ -80,6 +80,36 @@ def test_an_engine_resumes_to_the_same_bytes(
     assert same(whole, again)
 
 
+@pytest.mark.parametrize(("name", "longer"), [("mtt", "last_start"), ("cao2", "training")])
+@pytest.mark.parametrize("stop", [2, 3])
+def test_groundwork_resumes_to_the_same_bytes(
+    name: str, longer: str, stop: int, tmp_path, work: Work, monkeypatch
+) -> None:
+    """Breaks when an expert or a diffusion model that was interrupted becomes another one."""
+    engine = quick(name, **{longer: 5}).engine
+    assert engine is not None
+    whole = engine.lay(0, work)
+    unit = RunFolder(tmp_path).unit("work", {"seed": 1})
+    checks = []
+
+    def check() -> None:
+        checks.append(1)
+        if len(checks) == stop:
+            request_stop(Interrupted(15))
+        if interruption._State.reason is not None:
+            raise interruption._State.reason
+
+    monkeypatch.setattr(interruption, "check", check)
+    with pytest.raises(Interrupted):
+        engine.lay(0, replace(work, checkpoint=Checkpoint(unit)))
+    monkeypatch.undo()
+    interruption._State.reason = None
+    assert unit.kept() is not None
+    again = engine.lay(0, replace(work, checkpoint=Checkpoint(unit)))
+    assert set(again) == set(whole)
+    assert all(torch.equal(again[part], whole[part]) for part in whole)
+
+
 @pytest.mark.parametrize("name", [name for name in LEARNED if name != "cao2"])
 def test_a_diverging_engine_says_so(name: str, committee: list[Classifier], pool: Pool) -> None:
     """Breaks when NaN gets into the images instead of beginning the unit anew, more carefully."""
