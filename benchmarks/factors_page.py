@@ -341,14 +341,18 @@ def load(path: Path) -> dict[str, Any]:
     return setting
 
 
+def found() -> list[Path]:
+    """Return the files of the settings that have FADRM+ to compare with."""
+    return [p for p in sorted(RESULTS.glob("*.json")) if BASELINE in read_json(p)["rows"]]
+
+
 def main() -> None:
     """Write the page and its figure."""
-    found = {path.stem: load(path) for path in sorted(RESULTS.glob("*.json"))}
-    found = {name: one for name, one in found.items() if BASELINE in one["rows"]}
+    settings = {path.stem: load(path) for path in found()}
     FOREST.parent.mkdir(exist_ok=True)
-    FOREST.write_text(forest(found), encoding="utf-8")
-    PAGE.write_text(page(found), encoding="utf-8")
-    print(f"{PAGE.relative_to(ROOT)} written from {len(found)} settings")
+    FOREST.write_text(forest(settings), encoding="utf-8")
+    PAGE.write_text(page(settings), encoding="utf-8")
+    print(f"{PAGE.relative_to(ROOT)} written from {len(settings)} settings")
 
 
 if __name__ == "__main__":

@@ -3,11 +3,13 @@
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 DOCS = Path(__file__).parents[1] / "docs"
 sys.path[:0] = [str(DOCS), str(DOCS.parent / "benchmarks")]
 
 import claims  # noqa: E402
+import factors_page  # noqa: E402
 import paper_in_code  # noqa: E402
 
 # Eq. 7 is the residual update written with indices: it is claimed together with Eq. 8.
@@ -36,3 +38,28 @@ def test_the_tables_are_those_of_the_results():
         tables += text.count("<!-- table:")
         assert claims.filled(text) == text, document.name
     assert tables
+
+
+def test_the_page_of_factors_is_that_of_the_results():
+    """Breaks when a row was measured and the page not made anew, or a number in it was typed."""
+    settings = {path.stem: factors_page.load(path) for path in factors_page.found()}
+    assert factors_page.PAGE.read_text(encoding="utf-8") == factors_page.page(settings)
+
+
+def test_a_gain_over_settings_leans_on_the_precise_ones():
+    """Breaks when settings are averaged without their precision, or pairs are torn apart."""
+
+    def setting(noise: float, gain: float) -> dict[str, Any]:
+        base = [{"last": 0.4 + 0.1 * seed} for seed in range(4)]
+        signs = (1, -1, 1, -1)
+        own = [
+            {"last": one["last"] + (gain + noise * sign) / 100}
+            for one, sign in zip(base, signs, strict=True)
+        ]
+        return {"rows": {factors_page.BASELINE: base, "new": own}}
+
+    gap = factors_page.over([setting(0.1, 1.0), setting(5.0, 9.0)], "new")
+    assert gap is not None
+    assert 1.0 < gap.mean < 1.1
+    assert gap.low <= gap.mean <= gap.high
+    assert gap.high - gap.low < 1, "the seeds' own spread, 30 points, is not that of the pairs"
