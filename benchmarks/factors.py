@@ -51,7 +51,6 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "both": ("reta-pta", "reta-paper", "reta"),
     "long": (BASELINE, "reta-drc", "reta-drc connection.margin=0.1"),
     "margin": (
-        "reta-drc connection.margin=0.03",
         "reta-drc connection.margin=0.3",
         "reta-drc connection.margin=1",
         "reta-drc connection.margin=0.1 connection.first=start",
