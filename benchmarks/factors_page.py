@@ -47,7 +47,6 @@ TITLES = {
     "methods": "The paper's methods, distinct anchors, and what reta does now",
     "anchors": "The paper's anchors, and anchors with a margin",
     "both": "Topology alone, and with either",
-    "long": "With the paper's 2,000 steps, and with 200",
     "margin": "How large a margin",
     "retrieval": "Which anchor",
     "retrieval-more": "Which anchor: scale, candidates, space, reuse",
@@ -62,9 +61,9 @@ TITLES = {
 }
 
 PRECISION = {"": "float32", "full": "float32", "half": "16 bits (RETA_PRECISION=half)"}
-# A class of one image has no topology: with PTA a row is what it is without, byte for byte.
+# A class of one image has no topology: with PTA a row is what it is without, byte for byte. PTA
+# alone is FADRM+ there, which says nothing of PTA, so it has no row.
 WITHOUT_TOPOLOGY = {
-    "reta-pta": BASELINE,
     "reta-paper": "reta-drc",
     "reta": "reta-drc connection.margin=0.1",
 }
@@ -341,14 +340,16 @@ def load(path: Path) -> dict[str, Any]:
     return setting
 
 
-def found() -> list[Path]:
-    """Return the files of the settings that have FADRM+ to compare with."""
-    return [p for p in sorted(RESULTS.glob("*.json")) if BASELINE in read_json(p)["rows"]]
+def read() -> dict[str, Any]:
+    """Return the settings that have FADRM+ to compare with, those to choose on first."""
+    settings = {path.stem: load(path) for path in sorted(RESULTS.glob("*.json"))}
+    ordered = sorted(settings.items(), key=lambda one: (one[1]["role"], one[0]))
+    return {name: one for name, one in ordered if BASELINE in one["rows"]}
 
 
 def main() -> None:
     """Write the page and its figure."""
-    settings = {path.stem: load(path) for path in found()}
+    settings = read()
     FOREST.parent.mkdir(exist_ok=True)
     FOREST.write_text(forest(settings), encoding="utf-8")
     PAGE.write_text(page(settings), encoding="utf-8")
