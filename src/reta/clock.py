@@ -18,6 +18,7 @@ from reta.data.sources import Source
 from reta.models import Classifier
 from reta.pipeline import EPOCHS_PER_SHARD, Job, Part, class_blocks
 from reta.preparation import recipe_of
+from reta.progress import track
 from reta.runtime import Device, images_per_pass, peak_memory
 from reta.squeeze import build_for, committee_of, task_of
 from reta.synthesis.alignment import TopologyAlignment
@@ -31,6 +32,7 @@ from reta.synthesis.recipe import Recipe
 from reta.teachers import TeacherSpec
 
 _TIMED = 2  # repetitions, of which the fastest counts, after one to warm up
+_LONG = 1.0  # seconds: what takes longer is not repeated, since warming up is little of it
 
 
 def extent_of(config: Config, source: Source, classes: int) -> Extent:
@@ -79,14 +81,14 @@ class Clock:
         return self._images[chosen].to(self.device).float() / 255
 
     def _seconds(self, work: Callable[[], object]) -> float:
-        times = []
-        for _ in range(1 + _TIMED):
+        times: list[float] = []
+        while len(times) < 1 + _TIMED and sum(times) < _LONG:
             self._wait()
             start = time.perf_counter()
             work()
             self._wait()
             times.append(time.perf_counter() - start)
-        return min(times[1:])
+        return min(times[1:] or times)
 
     def _wait(self) -> None:
         if self.device.type == "cuda":
@@ -94,23 +96,34 @@ class Clock:
 
     def seconds(self, blocks: list[Part]) -> dict[str, float | None]:
         """Return the seconds of each stage; None where a model that is not ours would be asked."""
-        config, images = self.config, self.images
-        engine = recipe_of(config).engine
-        sizes = {len(part.span) for part in blocks}
-        of_size = {size: self.recover(self.extent(size)) for size in sorted(sizes)}
-        each = [of_size[len(part.span)] for part in blocks]
-        pool = self.pool()
-        kept = max(1, round((config.label_epochs or 1) * config.label_keep))
-        ground = self.engine(engine, self.extent(len(self.source.classes))) if engine else None
-        return {
-            "squeeze": self.squeeze(),
-            "pool": pool,
-            "groundwork": ground and ground[0],
-            "recover": None if None in each else sum(value or 0 for value in each),
-            "relabel": self.relabel(images * kept),
-            "measure": pool * images / len(self.source.train),
-            "students": self.students(images * (config.label_epochs or 1)),
+        views = self.images * (self.config.label_epochs or 1)
+        kept = max(1, round((self.config.label_epochs or 1) * self.config.label_keep))
+        timings: dict[str, Callable[[], float | None]] = {
+            "squeeze": self.squeeze,
+            "pool": self.pool,
+            "groundwork": self.groundwork,
+            "recover": lambda: self.blocks(blocks),
+            "relabel": lambda: self.relabel(self.images * kept),
+            "students": lambda: self.students(views),
         }
+        shown = track(timings.items(), "timing a few steps of each stage", len(timings))
+        times = {name: timing() for name, timing in shown}
+        return times | {"measure": (times["pool"] or 0) * self.images / len(self.source.train)}
+
+    def groundwork(self) -> float | None:
+        """Return the seconds of what an engine does before the first block."""
+        engine = recipe_of(self.config).engine
+        if engine is None:
+            return None
+        found = self.engine(engine, self.extent(len(self.source.classes)))
+        return found and found[0]
+
+    def blocks(self, blocks: list[Part]) -> float | None:
+        """Return the seconds of recovering all blocks; None if an engine's model is not ours."""
+        sizes = [len(part.span) for part in blocks]
+        of_size = {size: self.recover(self.extent(size)) for size in sorted(set(sizes))}
+        each = [of_size[size] for size in sizes]
+        return None if None in each else sum(value or 0 for value in each)
 
     def _training_step(self, model: Classifier, batch: int) -> float:
         images = self._pixels(max(2, batch))
