@@ -55,6 +55,11 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "reta-drc connection.margin=1",
         "reta-drc connection.margin=0.1 connection.first=start",
     ),
+    # The same teachers, fewer images to retrieve from.
+    "pool": (
+        "reta-drc connection.candidates=30",
+        "reta-drc connection.margin=0.1 connection.candidates=30",
+    ),
     # Which anchor.
     "retrieval": (
         "reta-drc",
@@ -183,6 +188,10 @@ SETTINGS = {
     "fashion-ipc10": Setting("fashion", replace(_FASHION, ipc=10), "confirm", 100),
     "imagenette-ipc1": Setting("imagenette", replace(_NETTE, ipc=1), "confirm", 40),
     "imagenette-ipc2": Setting("imagenette", replace(_NETTE, ipc=2), "confirm", 80),
+    # As many steps of the teachers over four times the images: is it the pool that retrieval wants?
+    "imagenette-400-ipc1": Setting(
+        "imagenette-400", replace(_NETTE, ipc=1, per_class=400, teacher_epochs=3), "confirm", 40
+    ),
     "cifar100-20-ipc1": Setting("cifar100-20", replace(_TWENTY, ipc=1), "confirm", 25),
     # As many steps as the paper takes.
     "cifar100-20-ipc1-long": Setting(

@@ -48,6 +48,7 @@ TITLES = {
     "anchors": "The paper's anchors, and anchors with a margin",
     "both": "Topology alone, and with either",
     "margin": "How large a margin",
+    "pool": "Fewer images to retrieve from, under the same teachers",
     "retrieval": "Which anchor",
     "retrieval-more": "Which anchor: scale, candidates, space, reuse",
     "blending": "How much of it, and how often",
