@@ -197,6 +197,21 @@ def test_a_fresh_anchor_was_never_used_by_the_same_image(pool: Pool) -> None:
     assert torch.equal(again, used[0]), "when none is left the best comes again"
 
 
+def test_a_class_of_few_images_keeps_its_anchors(pool: Pool) -> None:
+    """Counting images of all classes, or those that candidates rules out; no start to keep."""
+    count = len(pool.members(2))
+    queries = torch.randn(3, pool.features.shape[1], generator=torch.Generator().manual_seed(5))
+    used = pool.members(2)[:3][None]
+    best = RetrievedAnchor().choose(Query(pool, 2, queries, used, 16))
+    assert not torch.equal(best, used[0])
+    enough, few = RetrievedAnchor(least=count), RetrievedAnchor(least=count + 1)
+    assert torch.equal(enough.choose(Query(pool, 2, queries, used, 16)), best)
+    assert torch.equal(few.choose(Query(pool, 2, queries, used, 16)), used[0])
+    assert torch.equal(few.choose(Query(pool, 2, queries, None, 16)), best), "no start to keep"
+    fewer = RetrievedAnchor(least=count, candidates=count - 1)
+    assert torch.equal(fewer.choose(Query(pool, 2, queries, used, 16)), used[0])
+
+
 def test_a_margin_keeps_the_current_anchor_while_it_is_nearly_as_good(pool: Pool) -> None:
     """The margin on the wrong side, or measured against the first anchor instead of the last."""
     queries = features_near(pool, 4)
@@ -254,6 +269,7 @@ def test_few_candidates_are_those_of_medium_difficulty(pool: Pool) -> None:
         {"complexity_scale": "log"},
         {"candidates": 0},
         {"margin": -1.0},
+        {"least": -1},
         {"fresh": True, "margin": 0.1},
     ],
 )

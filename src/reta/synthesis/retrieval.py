@@ -126,6 +126,8 @@ class RetrievedAnchor:
         embedding: the space of q and z in Eq. 4; the paper's φ is ``features``.
         first: ``retrieved``, or ``start``: the first connection keeps the start image, when the
             synthetic one has hardly left it.
+        least: a class with fewer images to choose from keeps the anchors it has: the nearest of
+            few is far.
     """
 
     alpha: float = 0.5
@@ -139,12 +141,15 @@ class RetrievedAnchor:
     last_alpha: float | None = None
     embedding: Embedding = "features"
     first: First = "retrieved"
+    least: int = 0
 
     def __post_init__(self) -> None:
         check_shares(self)
         check_share("connection.trade_off", self.trade_off)
         if self.candidates is not None and self.candidates < 1:
             raise UsageError(f"connection.candidates is {self.candidates}; it must be at least 1")
+        if self.least < 0:
+            raise UsageError(f"connection.least is {self.least}; it must not be negative")
         if self.margin < 0:
             raise UsageError(f"connection.margin is {self.margin}; it must not be negative")
         if self.fresh and self.margin:
@@ -160,9 +165,11 @@ class RetrievedAnchor:
 
     def choose(self, query: Query) -> torch.Tensor:
         """Return pool indices ``(ipc,)``: o* = argmin J over the class, see `Connection`."""
-        if self.first == "start" and query.used is not None and len(query.used) == 1:
-            return query.used[0]
         pool, members = query.pool, query.members
+        if query.used is not None and query.current is not None:
+            choice = min(len(members), self.candidates or len(members))
+            if choice < self.least or (self.first == "start" and len(query.used) == 1):
+                return query.current
         complexity = class_complexity(pool, query.label, query.size, self.sigma)
         keys = pool.features[members] if query.keys is None else query.keys
         cost = fit_complexity_score(
