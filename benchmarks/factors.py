@@ -44,11 +44,18 @@ BASELINES = ("random", "medium", "fadrm", BASELINE)
 GROUPS: dict[str, tuple[str, ...]] = {
     "baselines": BASELINES,
     "paper": ("random", BASELINE, "reta-paper", "reta"),
-    "methods": ("reta-drc", "reta-pta", "reta-paper", "reta-distinct", "reta"),
+    "methods": (
+        "reta-drc",
+        "reta-pta",
+        "reta-paper",
+        "reta-distinct",
+        "reta connection.margin=0.1",
+        "reta",
+    ),
     # What was found by choosing, where nothing was chosen. At one image per class PTA is nothing,
     # so `anchors` says all; `both` asks the rest.
     "anchors": ("reta-drc", "reta-drc connection.margin=0.1"),
-    "both": ("reta-pta", "reta-paper", "reta"),
+    "both": ("reta-pta", "reta-paper", "reta connection.margin=0.1"),
     "long": (BASELINE, "reta-drc", "reta-drc connection.margin=0.1"),
     "margin": (
         "reta-drc connection.margin=0.3",
@@ -113,8 +120,8 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "fadrm+ start.order=random",
         "reta-pta",
         "reta-drc connection.margin=0.1",
-        "reta",
-        "reta start.order=random",
+        "reta connection.margin=0.1",
+        "reta connection.margin=0.1 start.order=random",
     ),
     "cross": (
         "fadrm+ start.order=random",

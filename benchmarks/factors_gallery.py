@@ -24,7 +24,6 @@ ROWS = (
     "reta-drc",
     "reta-paper",
     "reta-drc connection.margin=0.1",
-    "reta",
     "reta-drc connection.trade_off=1",
     "reta-drc connection.embedding=pixels connection.fresh=true",
 )

@@ -66,7 +66,8 @@ PRECISION = {"": "float32", "full": "float32", "half": "16 bits (RETA_PRECISION=
 # alone is FADRM+ there, which says nothing of PTA, so it has no row.
 WITHOUT_TOPOLOGY = {
     "reta-paper": "reta-drc",
-    "reta": "reta-drc connection.margin=0.1",
+    "reta": "reta-drc connection.margin=1",
+    "reta connection.margin=0.1": "reta-drc connection.margin=0.1",
 }
 
 Settings = Mapping[str, dict[str, Any]]
@@ -218,7 +219,7 @@ def mechanism_table(settings: Settings) -> list[str]:
         "|---|---|---|" + "---|" * len(names),
     ]
     for s in settings.values():
-        for row in ("random", BASELINE, "reta-drc", "reta-pta", "reta", "reta-paper"):
+        for row in ("random", BASELINE, "reta-drc", "reta-pta", "reta-paper"):
             if own := s["rows"].get(row):
                 cells = [average(own, name) for name in ("kappa", *names)]
                 lines.append(f"| {column(s)} | {row} | {' | '.join(cells)} |")
