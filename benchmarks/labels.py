@@ -37,7 +37,8 @@ from reta.data.labels import LabelShard, StoredShard
 from reta.data.sources import Source
 from reta.executor import Serial
 from reta.models import Classifier, build
-from reta.pipeline import Job, class_folders, distill_jobs, keep_config
+from reta.parts import Job, class_folders
+from reta.pipeline import distill_jobs, keep_config
 from reta.preparation import open_data, prepare
 from reta.runtime import choose_device, hardware
 from reta.storage import RunFolder

@@ -23,9 +23,11 @@ from reta.checkpoint import Checkpoint
 from reta.config import Config
 from reta.executor import Serial
 from reta.interruption import stopping_on_signals
-from reta.pipeline import Job, class_blocks, distill, label_shard, label_shards, recover_block
+from reta.parts import Job, class_blocks, label_shards
+from reta.pipeline import distill
 from reta.preparation import Prepared, open_data, prepare
 from reta.runtime import choose_device
+from reta.stages import label_shard, recover_block
 from reta.storage import DERIVED, RunFolder
 from reta.students import Training, train, train_runs
 

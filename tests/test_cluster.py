@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from reta import pipeline
+from reta import parts
 from reta.cluster import RETRIES, OnRay, _found, started
 from reta.config import Config
 from reta.errors import DataError, UnfinishedError, UsageError
@@ -62,14 +62,14 @@ def cluster() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def short_shards(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two shards of labels, so that there is something to do side by side."""
-    monkeypatch.setattr(pipeline, "EPOCHS_PER_SHARD", 2)
+    monkeypatch.setattr(parts, "EPOCHS_PER_SHARD", 2)
 
 
 @pytest.fixture(scope="module")
 def serial(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """The hashes of the run without a cluster."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pipeline, "EPOCHS_PER_SHARD", 2)
+        patch.setattr(parts, "EPOCHS_PER_SHARD", 2)
         folder = distill(TINY, tmp_path_factory.mktemp("serial") / "run")
         train(folder)
     return results(folder)
@@ -275,7 +275,7 @@ def test_the_address_of_a_cluster_elsewhere(serial, tmp_path):
         stderr=subprocess.DEVNULL,
     )
     code = (
-        "import sys, test_cluster as t; t.pipeline.EPOCHS_PER_SHARD = 2; "
+        "import sys, test_cluster as t; t.parts.EPOCHS_PER_SHARD = 2; "
         "one = t.OnRay(sys.argv[2]); folder = t.distill(t.TINY, sys.argv[1], executor=one); "
         "t.train(folder, executor=one)"
     )
@@ -301,7 +301,7 @@ def test_the_driver_may_be_killed_too(serial, tmp_path):
 
     code = (
         "import sys; sys.path.insert(0, sys.argv[2]); import test_cluster as t; "
-        "t.pipeline.EPOCHS_PER_SHARD = 2; "
+        "t.parts.EPOCHS_PER_SHARD = 2; "
         "t.ray.init('local', num_cpus=2, include_dashboard=False); "
         "t.distill(t.TINY, sys.argv[1], executor=t.OnRay())"
     )

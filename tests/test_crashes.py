@@ -23,7 +23,8 @@ import reta
 from crashes import STAGES, World, artefacts, disturb, hashes, make_world, start, wait
 from reta import files
 from reta.checkpoint import Checkpoint
-from reta.pipeline import Job, class_blocks, label_shard, label_shards, recover_block
+from reta.parts import Job, class_blocks, label_shards
+from reta.stages import label_shard, recover_block
 from reta.storage import RunFolder
 from reta.tensors import tensor_bytes
 

@@ -15,7 +15,8 @@ from reta.data.distilled import _teacher
 from reta.data.formats import FORMATS, ONLINE, Top, bytes_per_row, label_format
 from reta.errors import DataError, UsageError
 from reta.executor import Serial
-from reta.pipeline import Job, distill_jobs, keep_config
+from reta.parts import Job
+from reta.pipeline import distill_jobs, keep_config
 from reta.preparation import Prepared, open_data, prepare
 from reta.runtime import choose_device
 from reta.storage import RunFolder

@@ -19,6 +19,8 @@ LAYERS = [
     ["sharing"],
     ["planning", "clock"],
     ["students", "pipeline", "reporting"],
+    ["stages"],
+    ["parts"],
     ["preparation", "protocols"],
     ["squeeze"],
     ["methods", "evaluation", "gate", "space", "together"],

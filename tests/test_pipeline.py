@@ -21,7 +21,8 @@ from crashes import ended, start, wait
 from reta.config import Config
 from reta.errors import DataError, UsageError
 from reta.models import register
-from reta.pipeline import balanced, class_folders, distill
+from reta.parts import balanced, class_folders
+from reta.pipeline import distill
 from reta.preparation import open_data, recipe_of
 from reta.progress import warn_once
 from reta.storage import RunFolder

@@ -10,7 +10,8 @@ from reta.data.formats import label_format
 from reta.errors import StorageError
 from reta.executor import Serial
 from reta.models import build
-from reta.pipeline import Job, distill, distill_jobs
+from reta.parts import Job
+from reta.pipeline import distill, distill_jobs
 from reta.space import block_bytes, pool_bytes, shard_bytes, training_bytes
 
 

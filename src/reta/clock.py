@@ -16,7 +16,7 @@ from reta.data.images import DecodedImages
 from reta.data.labels import MICRO_BATCH
 from reta.data.sources import Source
 from reta.models import Classifier
-from reta.pipeline import EPOCHS_PER_SHARD, Job, Part, class_blocks
+from reta.parts import EPOCHS_PER_SHARD, Job, Part, class_blocks
 from reta.preparation import recipe_of
 from reta.progress import track
 from reta.runtime import Device, images_per_pass, peak_memory

@@ -18,7 +18,8 @@ from reta.evaluation.subject import Evaluation
 from reta.evaluation.uncertainty import paired_difference, spread
 from reta.executor import Executor, Serial
 from reta.methods import METHODS
-from reta.pipeline import Job, data_facts, distill_jobs, keep_config, run_folder
+from reta.parts import Job
+from reta.pipeline import data_facts, distill_jobs, keep_config, run_folder
 from reta.preparation import Prepared, open_data, prepare, recipe_of
 from reta.reporting.published import published
 from reta.reporting.tables import tables

@@ -20,7 +20,8 @@ from reta.evaluation.catalogue import EVALUATIONS
 from reta.evaluation.subject import Evaluation, Subject, Trained
 from reta.executor import Executor, Serial
 from reta.models import Classifier, check, file_stem
-from reta.pipeline import Job, distill_jobs, keep_config
+from reta.parts import Job
+from reta.pipeline import distill_jobs, keep_config
 from reta.preparation import Prepared, open_pool, prepare
 from reta.runtime import Device, Stopwatch
 from reta.storage import RunFolder, fingerprint, json_bytes, read_json, sha256_file

@@ -17,7 +17,7 @@ from reta.data.labels import LabelShard, draw_epoch
 from reta.data.sources import Source
 from reta.errors import UsageError
 from reta.models import Classifier
-from reta.pipeline import Job, class_blocks, label_shards
+from reta.parts import Job, class_blocks, label_shards
 from reta.preparation import open_data, pool_spans, recipe_of
 from reta.runtime import Device, choose_device
 from reta.squeeze import build_for, committee_of, task_of

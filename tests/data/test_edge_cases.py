@@ -16,7 +16,8 @@ from PIL import Image
 from reta.config import Config
 from reta.data.sources import open_source, scan
 from reta.errors import DataError, UsageError
-from reta.pipeline import class_folders, distill
+from reta.parts import class_folders
+from reta.pipeline import distill
 from reta.storage import RunFolder, read_json
 
 
