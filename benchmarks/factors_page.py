@@ -301,7 +301,7 @@ def page(settings: Settings) -> str:
     lines += [
         "## What it looks like",
         "",
-        "![The same classes and starts under nine rows](images/factors-gallery.png)",
+        "![The same classes and starts under several rows](images/factors-gallery.png)",
         "",
         "One image of each class, from the same real image and the same draws. FADRM+ keeps what "
         "it began with; plain retrieval changes the anchor at each connection, so that what was "

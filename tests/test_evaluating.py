@@ -18,6 +18,7 @@ from reta.storage import RunFolder
 
 TINY = Config(
     "digits",
+    method="reta-paper",  # whose anchors change
     ipc=2,
     classes=3,
     per_class=20,

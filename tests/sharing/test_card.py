@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from reta.methods import METHODS
 from reta.reporting import write_card
 from reta.storage import RunFolder
 
@@ -50,7 +51,13 @@ def test_training_fills_in_the_accuracy(run: Path) -> None:
 def test_it_tells_where_the_set_comes_from(shared_run: Path) -> None:
     """A set of unknown origin, or one that passes for anonymous."""
     text = (shared_run / "README.md").read_text()
-    for fact in ("photos", "clearly better", "RETA, arXiv 2602.24144", "convnet3 (", "reta 0."):
+    for fact in (
+        "photos",
+        METHODS["reta"].summary,
+        "RETA, arXiv 2602.24144",
+        "convnet3 (",
+        "reta 0.",
+    ):
         assert fact in text
     assert "not anonymous" in text
     assert r"cat & <dog>" in text  # inside code, where nothing is markup
