@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import pytest
@@ -48,15 +48,8 @@ def same(one: Recovered, other: Recovered) -> bool:
     return one.steps == other.steps and all(torch.equal(a, b) for a, b in pairs)
 
 
-@pytest.mark.parametrize("name", LEARNED)
-@pytest.mark.parametrize("stop", [1, 3, 5])
-def test_an_engine_resumes_to_the_same_bytes(
-    name: str, stop: int, tmp_path, committee: list[Classifier], pool: Pool, monkeypatch
-) -> None:
-    """Breaks when anything that decides a later step is missing from the kept state."""
-    recipe, settings = quick(name, steps=6), Settings(2)
-    whole = recover(recipe, committee, pool, range(CLASSES), settings)
-    unit = RunFolder(tmp_path).unit("work", {"seed": 1})
+def interrupting(stop: int) -> Callable[[], None]:
+    """Return a check between steps that a signal reaches at a given call."""
     checks = []
 
     def check() -> None:
@@ -66,11 +59,23 @@ def test_an_engine_resumes_to_the_same_bytes(
         if interruption._State.reason is not None:
             raise interruption._State.reason
 
+    return check
+
+
+@pytest.mark.parametrize("name", LEARNED)
+@pytest.mark.parametrize("stop", [1, 3, 5])
+def test_an_engine_resumes_to_the_same_bytes(
+    name: str, stop: int, tmp_path, committee: list[Classifier], pool: Pool, monkeypatch
+) -> None:
+    """Breaks when anything that decides a later step is missing from the kept state."""
+    recipe, settings = quick(name, steps=6), Settings(2)
+    whole = recover(recipe, committee, pool, range(CLASSES), settings)
+    unit = RunFolder(tmp_path).unit("work", {"seed": 1})
     engine = recipe.engine
     assert engine is not None
     work = Work(committee, pool, range(CLASSES), settings, recipe.start)
     laid = [engine.lay(index, work) for index in range(engine.groundwork)]
-    monkeypatch.setattr(interruption, "check", check)
+    monkeypatch.setattr(interruption, "check", interrupting(stop))
     with pytest.raises(Interrupted):
         recover(recipe, committee, pool, range(CLASSES), settings, Checkpoint(unit), laid)
     monkeypatch.undo()
@@ -90,16 +95,7 @@ def test_groundwork_resumes_to_the_same_bytes(
     assert engine is not None
     whole = engine.lay(0, work)
     unit = RunFolder(tmp_path).unit("work", {"seed": 1})
-    checks = []
-
-    def check() -> None:
-        checks.append(1)
-        if len(checks) == stop:
-            request_stop(Interrupted(15))
-        if interruption._State.reason is not None:
-            raise interruption._State.reason
-
-    monkeypatch.setattr(interruption, "check", check)
+    monkeypatch.setattr(interruption, "check", interrupting(stop))
     with pytest.raises(Interrupted):
         engine.lay(0, replace(work, checkpoint=Checkpoint(unit)))
     monkeypatch.undo()
