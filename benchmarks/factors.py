@@ -190,6 +190,7 @@ SETTINGS = {
     "cifar100-ipc10": Setting("cifar100", replace(_CIFAR, ipc=10), "choose", 110),
     "digits-ipc1": Setting("digits", replace(_DIGITS, ipc=1), "choose", 8),
     "digits-ipc2": Setting("digits", replace(_DIGITS, ipc=2), "choose", 12),
+    "digits-ipc3": Setting("digits", replace(_DIGITS, ipc=3), "choose", 16),
     "fashion-ipc1": Setting("fashion", replace(_FASHION, ipc=1), "confirm", 15),
     "fashion-ipc2": Setting("fashion", replace(_FASHION, ipc=2), "confirm", 25),
     "fashion-ipc10": Setting("fashion", replace(_FASHION, ipc=10), "confirm", 100),
@@ -204,6 +205,8 @@ SETTINGS = {
     "cifar100-20-ipc1-long": Setting(
         "cifar100-20", replace(_TWENTY, ipc=1, steps=2000), "confirm", 150
     ),
+    # Readings of the topology, which one image per class cannot tell apart, are chosen here.
+    "cifar100-20-ipc2": Setting("cifar100-20", replace(_TWENTY, ipc=2), "choose", 25),
     "cifar100-20-ipc5": Setting("cifar100-20", replace(_TWENTY, ipc=5), "confirm", 110),
 }
 # Table 1, with the paper's networks and FADRM's settings. Its teachers are weak on purpose: FADRM's
