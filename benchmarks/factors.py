@@ -108,6 +108,14 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "reta-drc connection.embedding=pixels connection.fresh=true",
         "reta-paper connection.embedding=pixels",
     ),
+    # Which layer and teacher look, and at what resolution.
+    "eyes": (
+        "reta-drc connection.embedding=last",
+        "reta-drc connection.embedding=middle",
+        "reta-drc connection.embedding=coarse",
+        "reta-drc connection.margin=0.1 connection.embedding=committee",
+        "reta-drc connection.margin=0.1 connection.embedding=coarse",
+    ),
     "start": (
         "typical",
         "fadrm+ start.order=typical",

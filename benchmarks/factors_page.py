@@ -51,6 +51,7 @@ TITLES = {
     "pool": "Fewer images to retrieve from, under the same teachers",
     "retrieval": "Which anchor",
     "retrieval-more": "Which anchor: scale, candidates, space, reuse",
+    "eyes": "Which anchor: layer, teacher and resolution of the look",
     "blending": "How much of it, and how often",
     "blending-more": "How much of it: later, less, more",
     "start": "Where images start",

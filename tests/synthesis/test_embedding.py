@@ -8,7 +8,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from reta.models import Classifier
+from reta.errors import UsageError
+from reta.models import Classifier, freeze, instance_convnet
 from reta.synthesis.connection import Query
 from reta.synthesis.embedding import Embedding, embed, embed_class
 from reta.synthesis.pool import Pool
@@ -63,3 +64,51 @@ def test_pixels_are_cells_without_the_mean(
     flat = teacher.mean.expand(1, 3, 16, 16)
     assert embed(flat, double_committee, "pixels").abs().max() < 1e-12
     assert embed(flat, double_committee, "pixels").shape == (1, 3 * 64)
+
+
+def test_the_last_teacher_is_asked_alone(
+    double_committee: list[Classifier], double_pool: Pool
+) -> None:
+    """The first teacher, or both, in its place."""
+    images = double_pool.pixels(double_pool.members(0)).double()
+    found = embed(images, double_committee, "last")
+    torch.testing.assert_close(found, double_committee[-1].features(images))
+
+
+def test_the_middle_layer_is_between_pixels_and_features(
+    double_committee: list[Classifier], double_pool: Pool
+) -> None:
+    """A layer at the end, a hook that stays, or an average over images."""
+    teacher = double_committee[0]
+    images = double_pool.pixels(double_pool.members(0)).double()
+    found = embed(images, double_committee, "middle")
+    middle = teacher.batch_norms()[len(teacher.batch_norms()) // 2]
+    assert found.shape == (len(images), middle.num_features)
+    assert not middle._forward_pre_hooks
+    torch.testing.assert_close(embed(images[2:3], double_committee, "middle"), found[2:3])
+    with torch.no_grad():
+        teacher.batch_norms()[-1].bias.add_(1.0)
+    torch.testing.assert_close(embed(images, double_committee, "middle"), found)
+
+
+def test_a_teacher_without_batch_norms_has_no_middle(double_pool: Pool) -> None:
+    """An index error instead of the option's name."""
+    bare = freeze(instance_convnet(4, 16, width=8))
+    with pytest.raises(UsageError, match="has no BatchNorm layer"):
+        embed(double_pool.pixels(double_pool.members(0)), [bare], "middle")
+
+
+def test_coarse_features_do_not_see_single_pixels(
+    double_committee: list[Classifier], double_pool: Pool
+) -> None:
+    """The query at its full resolution: a chequerboard of pixels must vanish from it."""
+    images = double_pool.pixels(double_pool.members(0)).double()
+    rows = torch.arange(16, dtype=torch.float64)
+    board = 0.2 * (1 - 2 * ((rows[:, None] + rows) % 2))
+
+    def seen(kind: Embedding) -> torch.Tensor:
+        """Return how far the board moves the images."""
+        shown = embed(images + board, double_committee, kind)
+        return (shown - embed(images, double_committee, kind)).norm()
+
+    assert seen("coarse") < 0.1 * seen("features")

@@ -7,15 +7,19 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
+from torch import nn
 
+from reta.errors import UsageError
 from reta.memory import Passes
 from reta.models import Classifier
 from reta.synthesis.pool import Pool
 
-Embedding = Literal["features", "logits", "committee", "pixels"]
+Embedding = Literal["features", "logits", "committee", "pixels", "last", "middle", "coarse"]
 """``features``: the penultimate layer of the first teacher, which the pool keeps. ``logits``: its
 last layer. ``committee``: the unit features of every teacher, side by side. ``pixels``: the image
-itself, in 8 × 8 cells."""
+itself, in 8 × 8 cells. ``last``: the features of the last teacher. ``middle``: what enters the
+BatchNorm layer halfway through the first teacher, averaged over its places. ``coarse``: its
+features of the image at half its resolution, which does not show what only a network sees."""
 
 _CELLS = 8
 
@@ -31,8 +35,35 @@ def embed(images: torch.Tensor, committee: Sequence[Classifier], kind: Embedding
     if kind == "pixels":
         cells = F.adaptive_avg_pool2d((images - first.mean) / first.std, _CELLS)
         return cells.flatten(1)
+    if kind == "last":
+        return committee[-1].features(images)
+    if kind == "middle":
+        return _middle(first, images)
+    if kind == "coarse":
+        half = F.interpolate(images, scale_factor=0.5, mode="bilinear", antialias=True)
+        return first.features(F.interpolate(half, images.shape[-2:], mode="bilinear"))
     parts = [F.normalize(teacher.features(images), dim=1) for teacher in committee]
     return torch.cat(parts, dim=1)
+
+
+def _middle(teacher: Classifier, images: torch.Tensor) -> torch.Tensor:
+    """Return what enters the BatchNorm layer halfway through a teacher, averaged: ``(n, d)``."""
+    found: list[torch.Tensor] = []
+    layers = teacher.batch_norms()
+    if not layers:
+        raise UsageError(
+            f"{teacher.name} has no BatchNorm layer, and connection.embedding=middle looks at one"
+        )
+
+    def keep(layer: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        found.append(inputs[0].mean(dim=(2, 3)))
+
+    hook = layers[len(layers) // 2].register_forward_pre_hook(keep)
+    try:
+        teacher.features(images)
+    finally:
+        hook.remove()
+    return found[0]
 
 
 @torch.no_grad()
