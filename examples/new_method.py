@@ -42,6 +42,7 @@ METHODS["confident"] = replace(
 
 if __name__ == "__main__":
     out = sys.argv[1] if len(sys.argv) > 1 else "runs/new-method"
-    table = reta.compare("digits", ["fadrm+", "confident"], out, ipc=2, effort="smoke")
+    small = {"effort": "smoke", "classes": 5, "per_class": 60, "teachers": ("convnet3",)}
+    table = reta.compare("digits", ["fadrm+", "confident"], out, ipc=2, **small)
     for row in table["rows"]:
         print(f"{row['method']:<12} {100 * row['last_mean']:.1f} %   κ {row['kappa_mean']:.2f}")
