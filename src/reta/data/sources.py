@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from reta.data.hub import read_hub
-from reta.data.images import DecodedImages, ImageSet, StreamedImages, Triple
+from reta.data.images import DecodedImages, ImageSet, StreamedImages, Triple, available_cores
 from reta.data.intake import MIN_SIDE, Pixels, square
 from reta.data.listing import Listing, Parts, hold_out
 from reta.data.named import SETS, read_named
@@ -31,7 +31,7 @@ HELD_BYTES = 8 * 10**9
 _SIZES = (32, 64, 128, 224)
 _PROBES = 100  # images whose size is looked at to choose a common one
 _LISTED = 5  # bad images or classes that a message names
-_THREADS = 8
+_THREADS_PER_CORE = 2  # the second hides what a disk makes the first wait; more get in the way
 
 
 @dataclass(frozen=True, eq=False)
@@ -351,7 +351,7 @@ def _decode(listing: Listing, size: int, part: str) -> tuple[Pixels, dict[int, s
         images[place] = pixels.transpose(2, 0, 1)  # (s, s, 3) -> (3, s, s)
         return None
 
-    with ThreadPoolExecutor(_THREADS) as pool:
+    with ThreadPoolExecutor(_THREADS_PER_CORE * available_cores()) as pool:
         answers = pool.map(fill, range(len(images)))
         said = enumerate(track(answers, f"Reading {part} images", len(images)))
         return images, {place: reason for place, reason in said if reason}
