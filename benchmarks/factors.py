@@ -208,6 +208,13 @@ SETTINGS = {
     "imagenette-400-ipc1": Setting(
         "imagenette-400", replace(_NETTE, ipc=1, per_class=400, teacher_epochs=3), "confirm", 40
     ),
+    # As small, and with as many images and as good teachers, as CIFAR-100: is it that?
+    "imagenette-32px-ipc1": Setting(
+        "imagenette-32px",
+        replace(_NETTE, ipc=1, image_size=32, per_class=400, teacher_epochs=10),
+        "confirm",
+        15,
+    ),
     "cifar100-20-ipc1": Setting("cifar100-20", replace(_TWENTY, ipc=1), "confirm", 25),
     # As many steps as the paper takes.
     "cifar100-20-ipc1-long": Setting(
