@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import get_args
 
 import pytest
@@ -9,11 +10,15 @@ import torch
 import torch.nn.functional as F
 
 from reta.errors import UsageError
+from reta.methods import METHODS
 from reta.models import Classifier, freeze, instance_convnet
 from reta.synthesis.connection import Query
 from reta.synthesis.embedding import Embedding, embed, embed_class
+from reta.synthesis.loop import Recovery, Settings
 from reta.synthesis.pool import Pool
 from reta.synthesis.retrieval import RetrievedAnchor, fit_complexity_score
+from reta.synthesis.schedule import Schedule
+from small_world import CLASSES
 
 
 @pytest.mark.parametrize("kind", get_args(Embedding))
@@ -30,6 +35,23 @@ def test_real_and_synthetic_images_meet_in_one_space(
             Query(double_pool, label, queries.detach(), None, 16, keys)
         )
         assert torch.equal(chosen, members)
+
+
+@pytest.mark.parametrize("kind", get_args(Embedding))
+def test_a_recovery_looks_in_that_space(
+    kind: Embedding, committee: list[Classifier], pool: Pool
+) -> None:
+    """A space that the fast path of the teachers does not show, or whose choice is not used.
+
+    Images that were not moved, in one step of rate 0, must find themselves wherever they look.
+    """
+    still = Schedule(steps=2, connections=1, learning_rate=1e-12)
+    anchor = RetrievedAnchor(trade_off=0.0, embedding=kind)
+    recipe = replace(METHODS["reta-drc"], schedule=still, connection=anchor)
+    made = Recovery(recipe, committee, pool, range(CLASSES), Settings(ipc=2))
+    made.run()
+    began, chosen = made.used
+    assert torch.equal(began, chosen)
 
 
 def test_a_committee_sees_the_mean_of_its_distances(

@@ -301,8 +301,12 @@ class Recovery:
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the pixels of a pack as a leaf, and its images, as they are, as a teacher sees."""
         leaf = self.pixels.detach()[pack].requires_grad_()
-        eyes = [probe.teacher for probe in self.probes[turn:]]
-        return leaf, embed(self._shown(leaf).flatten(0, 1), eyes, kind)
+        images = self._shown(leaf).flatten(0, 1)
+        return leaf, embed(images, self._eyes(kind)[turn:], kind)
+
+    def _eyes(self, kind: Embedding) -> list[Classifier]:
+        """Return the teachers that look; the fast ones do not show what is between their layers."""
+        return [one.source if kind == "middle" else one.teacher for one in self.probes]
 
     def _by_class(self, parts: list[torch.Tensor]) -> torch.Tensor:
         """Return the features of all packs as ``(classes, ipc, d)``, without a graph."""
@@ -379,7 +383,7 @@ class Recovery:
         """Blend the chosen real images in, at the next block's resolution, and log what it did."""
         connection = self.recipe.connection
         assert connection is not None
-        kind, eyes = connection.embedding, [probe.teacher for probe in self.probes]
+        kind = connection.embedding
         embeddings = self._features(kind=kind)
         used = torch.stack(self.used) if self.used else None  # (blocks so far, ipc, classes)
         columns = [
@@ -390,7 +394,7 @@ class Recovery:
                     embeddings[column],
                     None if used is None else used[..., column],
                     size,
-                    embed_class(self.pool, label, eyes, kind),
+                    embed_class(self.pool, label, self._eyes(kind), kind),
                 )
             )
             for column, label in enumerate(self.labels)
