@@ -230,7 +230,9 @@ class RunFolder:
         if self._mirror:
             self._mirror.bring([MANIFEST])
         if not self.path.is_dir():
-            raise DataError(f"{self.path}: no such folder")
+            raise DataError(
+                f"{self.path}: no such folder; `reta distill DATA --out {self.path}` makes one"
+            )
         if not self._begun():
             raise DataError(f"{self.path}: no {MANIFEST}, so no run folder of reta")
         if not path.exists():
