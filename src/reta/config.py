@@ -77,6 +77,8 @@ class Config:
         block: classes optimised together, at most; a BN group is one image of each, so it is part
             of the method, and smaller blocks than 100 give other images.
         images_per_pass: synthetic images in one forward pass; changes speed and memory only.
+        compiled: have torch compile each teacher for the steps on the pixels. Takes a minute for a
+            teacher and size, so it is for long runs on a GPU; in float32; other bytes.
         options: settings of the method, such as connection.trade_off: 0.2.
     """
 
@@ -114,6 +116,7 @@ class Config:
     stretch: float = 2.0
     block: int = 100
     images_per_pass: int = 100
+    compiled: bool = False
     options: Annotated[Mapping[str, Any], tyro.conf.Suppress] = dataclasses.field(
         default_factory=dict
     )

@@ -54,6 +54,7 @@ def _inputs(prepared: Prepared, part: Part) -> dict[str, Any]:
     return {
         "recipe": describe(recipe),
         **({"given": dict(given)} if given else {}),
+        **({"compiled": True} if config.compiled and recipe.schedule else {}),
         "ipc": config.ipc,
         "seed": config.seed,
         "flip": source.flip,
@@ -64,7 +65,8 @@ def _inputs(prepared: Prepared, part: Part) -> dict[str, Any]:
 
 
 def _settings(prepared: Prepared, config: Config) -> Settings:
-    return Settings(config.ipc, config.seed, prepared.source.flip, config.images_per_pass)
+    flip = prepared.source.flip
+    return Settings(config.ipc, config.seed, flip, config.images_per_pass, config.compiled)
 
 
 def lay_groundwork(prepared: Prepared, part: Part) -> None:

@@ -29,12 +29,14 @@ class Settings:
         images_per_pass: BN groups share a forward pass up to this many images. Statistics are
             taken per group, so this changes speed and memory: on a CPU no byte, see `Packing`; on
             a GPU results by rounding.
+        compiled: have torch compile the teachers, see `CompiledProbe`.
     """
 
     ipc: int
     seed: int = 0
     flip: bool = True
     images_per_pass: int = 100
+    compiled: bool = False
 
 
 @dataclass(frozen=True)

@@ -64,7 +64,7 @@ class Recovery:
         self.recipe = recipe
         self.teachers = list(committee) if recipe.committee == "all" else list(committee[:1])
         short = recovery_precision(committee[0].mean.device)
-        self.probes = [probe(teacher, short) for teacher in self.teachers]
+        self.probes = [probe(one, short, settings.compiled) for one in self.teachers]
         self.pool = pool
         self.labels = list(labels)
         self.settings = settings

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import copy
 import math
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from reta.errors import UsageError
 from reta.models import Classifier
 from reta.runtime import autocast
 from reta.synthesis.frozen import Reading, frozen
@@ -118,14 +122,17 @@ class Probe(Protocol):
         ...
 
 
-def probe(teacher: Classifier, short: torch.dtype | None = None) -> Probe:
+def probe(teacher: Classifier, short: torch.dtype | None = None, compiled: bool = False) -> Probe:
     """Return the fastest probe there is for a teacher; all give the same numbers.
 
     Args:
         teacher: frozen.
         short: the number format of its convolutions, float32 by default. A teacher that cannot be
             rewritten stays in float32.
+        compiled: have torch compile it instead, in float32.
     """
+    if compiled:
+        return CompiledProbe(teacher)
     rewritten = frozen(teacher, short)
     return BatchNormProbe(teacher) if rewritten is None else FrozenProbe(teacher, *rewritten, short)
 
@@ -262,6 +269,60 @@ class BatchNormProbe:
         means = [self._means[layer] for layer in self.layers]
         variances = [self._variances[layer] for layer in self.layers]
         return Seen(logits, features, means, variances)
+
+    def __call__(
+        self, images: torch.Tensor, first_weight: float
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Run the teacher on groups of images, see `Probe`."""
+        return _gap(self.read(images), self.layers, first_weight)
+
+
+class CompiledProbe:
+    """The plain probe, compiled by torch once for each number of groups and size.
+
+    On a GPU what was compiled is replayed as a CUDA graph: one launch instead of hundreds.
+    """
+
+    def __init__(self, teacher: Classifier) -> None:
+        self.teacher = self.source = teacher
+        self.layers = teacher.batch_norms()
+        self._watched = copy.deepcopy(teacher)  # its hooks stay, so they are compiled with it
+        self._kept: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+        self._groups = 1
+        for index, layer in enumerate(self._watched.batch_norms()):
+            layer.register_forward_pre_hook(partial(self._keep, index))
+        mode = "reduce-overhead" if teacher.mean.is_cuda else "default"  # the former: CUDA graphs
+        self._compiled = torch.compile(self._pass, mode=mode, dynamic=False)
+
+    def _keep(self, index: int, layer: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        self._kept[index] = group_statistics(inputs[0], self._groups)
+
+    def _pass(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        logits, features = group_outputs(self._watched, images)
+        kept = [self._kept[index] for index in range(len(self.layers))]
+        return logits, features, *(mean for mean, _ in kept), *(variance for _, variance in kept)
+
+    def read(self, images: torch.Tensor) -> Seen:
+        """Run the teacher on groups of images, see `Probe`.
+
+        Raises:
+            UsageError: if torch finds no compiler for this device.
+        """
+        from torch._dynamo.exc import BackendCompilerFailed  # two seconds, for this alone
+
+        self._groups = len(images)
+        try:
+            with warnings.catch_warnings():  # the compiler looks at the gradient of what has none
+                warnings.filterwarnings("ignore", "The .grad attribute of a Tensor")
+                logits, features, *statistics = self._compiled(images)
+        except BackendCompilerFailed as error:
+            reason = str(error).splitlines()[0]
+            raise UsageError(
+                f"--compiled: torch cannot compile {self.source.name} here: {reason}\n"
+                "install what it asks for (a C++ compiler; on a GPU triton), or leave it out"
+            ) from error
+        count = len(self.layers)
+        return Seen(logits, features, statistics[:count], statistics[count:])
 
     def __call__(
         self, images: torch.Tensor, first_weight: float
