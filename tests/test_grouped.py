@@ -86,7 +86,7 @@ def test_a_step_of_two_halves_is_the_step_of_both(
     batch = list(zip(images.split(8), targets.split(8), strict=True))
     states = []
     for grouped in (True, False):
-        monkeypatch.setattr("reta.training.can_group", lambda _, grouped=grouped: grouped)
+        monkeypatch.setattr("reta.training.loop.can_group", lambda _, grouped=grouped: grouped)
         model = build(name, 5, 16, seed=1).double()
         fit(model, lambda _: [batch] * 3, soft_loss(20.0), Protocol(1), lambda _: None, name)
         states.append(

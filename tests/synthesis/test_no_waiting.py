@@ -20,7 +20,8 @@ from reta.synthesis.loop import Recovery, Settings
 from reta.synthesis.matching import decoupled_objective, probe
 from reta.synthesis.pool import build_pool
 from reta.synthesis.schedule import Schedule
-from reta.training import _losses, soft_loss
+from reta.training import soft_loss
+from reta.training.loop import _losses
 from small_world import CLASSES, SIZE, make_images, make_teacher
 
 NOWHERE = torch.device("meta")
