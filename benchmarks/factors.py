@@ -136,6 +136,8 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "reta-pta start.order=random",
         "reta-paper start.order=random",
     ),
+    # With more seeds: PTA, and PTA towards the mean image of many draws instead of one draw's.
+    "draws": (BASELINE, "reta-pta", "reta-pta topology.graph=separate topology.draws=16"),
     "topology": (
         "reta-pta topology.weight_of=gradient topology.weight=0.3",
         "reta-pta topology.graph=separate topology.draws=16",
