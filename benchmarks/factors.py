@@ -217,6 +217,22 @@ SETTINGS = {
         "confirm",
         15,
     ),
+    "imagenette-32px-ipc2": Setting(
+        "imagenette-32px",
+        replace(_NETTE, ipc=2, image_size=32, per_class=400, teacher_epochs=10),
+        "confirm",
+        25,
+    ),
+    # The same images under teachers that learned a fifth as long; and larger ones under good ones.
+    "imagenette-32px-weak-ipc1": Setting(
+        "imagenette-32px-weak",
+        replace(_NETTE, ipc=1, image_size=32, per_class=400, teacher_epochs=2),
+        "confirm",
+        15,
+    ),
+    "imagenette-400-strong-ipc1": Setting(
+        "imagenette-400-strong", replace(_NETTE, ipc=1, per_class=400), "confirm", 40
+    ),
     "cifar100-20-ipc1": Setting("cifar100-20", replace(_TWENTY, ipc=1), "confirm", 25),
     # As many steps as the paper takes.
     "cifar100-20-ipc1-long": Setting(
