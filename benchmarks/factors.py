@@ -238,6 +238,13 @@ SETTINGS = {
     "cifar100-20-ipc1-long": Setting(
         "cifar100-20", replace(_TWENTY, ipc=1, steps=2000), "confirm", 150
     ),
+    # The same images under teachers that learned a third as long, and two and a half times as long.
+    "cifar100-20-weak-ipc1": Setting(
+        "cifar100-20-weak", replace(_TWENTY, ipc=1, teacher_epochs=3), "confirm", 25
+    ),
+    "cifar100-20-strong-ipc1": Setting(
+        "cifar100-20-strong", replace(_TWENTY, ipc=1, teacher_epochs=25), "confirm", 25
+    ),
     # Readings of the topology, which one image per class cannot tell apart, are chosen here.
     "cifar100-20-ipc2": Setting("cifar100-20", replace(_TWENTY, ipc=2), "choose", 25),
     "cifar100-20-ipc5": Setting("cifar100-20", replace(_TWENTY, ipc=5), "confirm", 110),
