@@ -262,6 +262,13 @@ SETTINGS |= {
     for ipc in (1, 10, 50)
 }
 
+# Settings that differ in how long their teachers learned, and in nothing else; weak ones first.
+TEACHERS = (
+    ("imagenette-32px-weak-ipc1", "imagenette-32px-ipc1"),
+    ("imagenette-400-ipc1", "imagenette-400-strong-ipc1"),
+    ("cifar100-20-weak-ipc1", "cifar100-20-ipc1", "cifar100-20-strong-ipc1"),
+)
+
 
 def figures(folder: Path) -> dict[str, Any]:
     """Return what one cell measured: accuracy, and the causes it may have."""
