@@ -148,8 +148,8 @@ reta_distinct = replace(
     source="ours",
     connection=RetrievedAnchor(anchors="distinct"),
 )
-# Chosen by measurement, see docs/reproduction.md: retrieval that changes anchors freely lost on
-# several sets, and what won on one lost on another. So an anchor is left only for one far better.
+# Chosen by measurement, see docs/reproduction.md: retrieval gains under good teachers with many
+# images to choose from, and loses elsewhere. So an anchor is left only for one far better.
 reta = replace(
     reta_paper,
     summary="anchors that are left only for far better ones, and topology alignment",
