@@ -30,7 +30,8 @@ from reta.bench.reference import CopyingHook, hooked_loss
 from reta.models import build, freeze, preferred_layout
 from reta.progress import track
 from reta.runtime import choose_device
-from reta.synthesis.matching import Probe, decoupled_objective, probe
+from reta.synthesis.matching import decoupled_objective
+from reta.synthesis.probes import Probe, probe
 
 RESULTS = Path(__file__).parents[1] / "results"
 CLASSES = 10

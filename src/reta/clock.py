@@ -26,8 +26,9 @@ from reta.synthesis.batches import Batches
 from reta.synthesis.cost import Extent, Forwards, Kind, Looking
 from reta.synthesis.engine import Engine
 from reta.synthesis.layers import LayerProbe, patch_side
-from reta.synthesis.matching import Scene, Turn, probe
+from reta.synthesis.matching import Scene, Turn
 from reta.synthesis.pool import Pool
+from reta.synthesis.probes import probe
 from reta.synthesis.recipe import Recipe
 from reta.teachers import TeacherSpec
 

@@ -17,8 +17,9 @@ from reta.models import Classifier
 from reta.pipeline import distill
 from reta.storage import RunFolder
 from reta.synthesis.loop import Recovery, Settings
-from reta.synthesis.matching import BatchNormProbe, Probe, decoupled_objective, probe
+from reta.synthesis.matching import decoupled_objective
 from reta.synthesis.pool import Pool
+from reta.synthesis.probes import BatchNormProbe, Probe, probe
 from reta.synthesis.schedule import Schedule
 from small_world import CLASSES
 

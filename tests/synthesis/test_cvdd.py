@@ -15,8 +15,9 @@ from reta.methods import METHODS
 from reta.models import Classifier
 from reta.synthesis.cvdd import CommitteeVoting, Voting, priors, vote_weights, voters
 from reta.synthesis.loop import Settings, recover
-from reta.synthesis.matching import Scene, Turn, probe
+from reta.synthesis.matching import Scene, Turn
 from reta.synthesis.pool import Pool
+from reta.synthesis.probes import probe
 from small_world import CLASSES, SIZE, make_teacher
 
 

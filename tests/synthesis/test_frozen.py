@@ -11,13 +11,8 @@ from torch import nn
 from reta.models import Classifier, build, freeze, wrap
 from reta.runtime import half_precision
 from reta.synthesis.frozen import frozen
-from reta.synthesis.matching import (
-    BatchNormProbe,
-    FrozenProbe,
-    Probe,
-    decoupled_objective,
-    probe,
-)
+from reta.synthesis.matching import decoupled_objective
+from reta.synthesis.probes import BatchNormProbe, FrozenProbe, Probe, probe
 
 SIZE, CLASSES = 16, 4
 
@@ -178,7 +173,7 @@ def test_layers_called_twice_and_norms_without_weights() -> None:
 @pytest.mark.parametrize("scale", [1.0, 2.0**12, 2.0**16])
 def test_float16_points_the_same_way(scale: float, monkeypatch: pytest.MonkeyPatch) -> None:
     """A loss scale that is not taken back, gradients that vanish, sums in 16 bits."""
-    monkeypatch.setattr("reta.synthesis.matching._LOSS_SCALE", scale)
+    monkeypatch.setattr("reta.synthesis.probes._LOSS_SCALE", scale)
     teacher = teacher_of("convnet3")
     short = probe(copy.deepcopy(teacher).float(), torch.float16)
     exact = answer(BatchNormProbe(teacher), images(2))

@@ -17,8 +17,9 @@ from reta.synthesis.edc import ClasswiseMatching
 from reta.synthesis.gvbsm import GeneralizedMatching
 from reta.synthesis.layers import LayerProbe, patch_statistics, real_statistics
 from reta.synthesis.loop import Recovery, Settings, recover
-from reta.synthesis.matching import Scene, Turn, probe
+from reta.synthesis.matching import Scene, Turn
 from reta.synthesis.pool import Pool
+from reta.synthesis.probes import probe
 from small_world import CLASSES, PER_CLASS, SIZE
 from stopping import Stopping
 

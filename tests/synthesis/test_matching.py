@@ -11,12 +11,8 @@ from scipy.signal import correlate2d
 from torch import nn
 
 from reta.models import Classifier, freeze
-from reta.synthesis.matching import (
-    BatchNormProbe,
-    Matching,
-    batchnorm_gap,
-    decoupled_objective,
-)
+from reta.synthesis.matching import Matching, decoupled_objective
+from reta.synthesis.probes import BatchNormProbe, batchnorm_gap
 
 MEAN, STD = (0.375, 0.5, 0.625), (0.25, 0.5, 0.25)  # exact in float32
 

@@ -17,8 +17,9 @@ from reta.methods import METHODS
 from reta.models import Classifier, build, freeze
 from reta.runtime import random_generator
 from reta.synthesis.loop import Recovery, Settings
-from reta.synthesis.matching import decoupled_objective, probe
+from reta.synthesis.matching import decoupled_objective
 from reta.synthesis.pool import build_pool
+from reta.synthesis.probes import probe
 from reta.synthesis.schedule import Schedule
 from reta.training import soft_loss
 from reta.training.loop import _losses

@@ -11,8 +11,9 @@ from torch import nn
 from plain import cross_entropy, inside
 from reta.errors import UsageError
 from reta.models import Classifier
-from reta.synthesis.matching import Scene, Turn, probe
+from reta.synthesis.matching import Scene, Turn
 from reta.synthesis.pool import Pool
+from reta.synthesis.probes import probe
 from reta.synthesis.wmdd import BarycentreMatching, barycentre
 from small_world import SIZE
 

@@ -17,8 +17,9 @@ from reta.methods import METHODS
 from reta.models import Classifier, build, freeze, preferred_layout
 from reta.runtime import full_precision, half_precision
 from reta.synthesis.loop import Recovery, Settings
-from reta.synthesis.matching import BatchNormProbe, Probe, decoupled_objective, probe
+from reta.synthesis.matching import decoupled_objective
 from reta.synthesis.pool import Pool
+from reta.synthesis.probes import BatchNormProbe, Probe, probe
 from reta.synthesis.schedule import Schedule
 
 STEPS = 2000  # of the paper, over which what happens rarely is spread

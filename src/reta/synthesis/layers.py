@@ -10,8 +10,8 @@ from torch import nn
 
 from reta.memory import Passes
 from reta.models import Classifier
-from reta.synthesis.matching import group_outputs
 from reta.synthesis.pool import Pool
+from reta.synthesis.probes import group_outputs
 from reta.synthesis.statistics import group_statistics
 
 Layer = nn.BatchNorm2d | nn.Conv2d

@@ -23,9 +23,10 @@ from reta.synthesis.batches import Batches
 from reta.synthesis.connection import Query, fit_gap, resample, residual_connection, share_at
 from reta.synthesis.embedding import Embedding, embed, embed_class
 from reta.synthesis.engine import Recovered, Settings, Tensors, Work
-from reta.synthesis.matching import Scene, Turn, probe
+from reta.synthesis.matching import Scene, Turn
 from reta.synthesis.packing import Packing
 from reta.synthesis.pool import Pool
+from reta.synthesis.probes import probe
 from reta.synthesis.recipe import Recipe
 from reta.synthesis.retrieval import edge_complexity
 from reta.synthesis.schedule import Block, Schedule
