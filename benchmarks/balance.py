@@ -84,6 +84,11 @@ def main() -> None:
     parser.add_argument("--data", nargs="+", default=[], metavar="NAME=PATH")
     parser.add_argument("--out", type=Path, default=Path("runs/factors"), help="its run folders")
     asked = parser.parse_args()
+    for name in asked.names:
+        if not list((asked.out / name).glob(f"{factors.BASELINE}-[0-9]*")):
+            parser.error(
+                f"{asked.out / name} holds no sets; run benchmarks/factors.py {name} first"
+            )
     places = dict(word.split("=", 1) for word in asked.data)
     rows = []
     for name in asked.names:

@@ -389,6 +389,8 @@ def main() -> None:
     parser.add_argument("--smoke", action="store_true", help="everything in miniature, not kept")
     parser.add_argument("--plan", action="store_true", help="only say what would be done")
     asked = parser.parse_args()
+    if unknown := set(asked.names) - set(SETTINGS):
+        parser.error(f"no setting {', '.join(sorted(unknown))}; choose of: {', '.join(SETTINGS)}")
     places = dict(word.split("=", 1) for word in asked.data)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     show_progress()
