@@ -2,7 +2,7 @@ import math
 
 import pytest
 import torch
-from topology_oracles import circle, cloud, clouds
+from topology_oracles import circle, cloud, clouds, length_matrix
 
 from reta.topology import (
     contraction_gap,
@@ -21,7 +21,7 @@ GRAPHS = ["union", "separate"]
 def induced_images(points, edges, max_length):
     """Images of the complex on given edges, one degree at a time."""
     lengths = (points[edges[:, 0]] - points[edges[:, 1]]).norm(dim=1)
-    pairs = flag_pairs(torch.arange(len(points)).numpy(), edges.numpy(), lengths.numpy())
+    pairs = flag_pairs(length_matrix(len(points), edges, lengths))
     cut = torch.tensor([max_length], dtype=torch.float64)
     diagrams = live_diagrams(points[None], [pairs], cut, "clip")
     return torch.stack([persistence_image(diagram, max_length) for diagram in diagrams])

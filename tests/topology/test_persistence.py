@@ -9,6 +9,7 @@ from topology_oracles import (
     bottleneck,
     circle,
     cloud,
+    length_matrix,
     mutual_edges,
     ripser_diagrams,
 )
@@ -110,7 +111,7 @@ def test_stable_on_a_fixed_edge_set(noise):
 
     def diagrams_of(cloud_):
         lengths = (cloud_[edges[:, 0]] - cloud_[edges[:, 1]]).norm(dim=1)
-        pairs = flag_pairs(np.arange(20), edges.numpy(), lengths.numpy())
+        pairs = flag_pairs(length_matrix(20, edges, lengths))
         far = torch.tensor([100.0]).double()
         return lengths, live_diagrams(cloud_[None], [pairs], far, "clip")
 
@@ -154,7 +155,7 @@ def test_loop_of_identical_points_has_no_gradient():
     """Breaks if the square root is differentiated at the zero length the loop is born with."""
     points = torch.ones(1, 4, 2, dtype=torch.float64, requires_grad=True)
     square = np.array([[0, 1], [1, 2], [2, 3], [0, 3]])
-    pairs = [flag_pairs(np.arange(4), square, np.zeros(4))]
+    pairs = [flag_pairs(length_matrix(4, square, 0))]
     _, loops = live_diagrams(points, pairs, torch.tensor([2.0]).double(), "clip")
     assert loops.tolist() == [[0, 2]]
     loops.sum().backward()

@@ -88,3 +88,12 @@ def cloud(count: int, dim: int = 3, seed: int = 0) -> Tensor:
 def clouds(classes: int, count: int, dim: int = 3, seed: int = 0) -> Tensor:
     """A stack of different Gaussian clouds, `(classes, count, dim)`."""
     return torch.stack([cloud(count, dim, seed + 100 * c) for c in range(classes)])
+
+
+def length_matrix(count, edges, lengths):
+    """A weighted graph as flag_pairs wants it: infinity where there is no edge."""
+    matrix = np.full((count, count), np.inf)
+    np.fill_diagonal(matrix, 0)
+    first, second = np.asarray(edges).T
+    matrix[first, second] = matrix[second, first] = lengths
+    return matrix

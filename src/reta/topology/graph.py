@@ -30,27 +30,40 @@ def mutual_knn_graph(points: Tensor, k: int, max_length: float | None = None) ->
     Raises:
         ValueError: a point is not finite, `k` is below 1, or `max_length` is negative.
     """
-    longest = math.inf if max_length is None else max_length
-    return torch.from_numpy(mutual_knn_edges(distance_matrices(points[None])[0], k, longest))
+    longest = torch.tensor([math.inf if max_length is None else max_length], dtype=torch.float64)
+    lengths = mutual_knn_lengths(distance_matrices(points[None]), k, longest)[0]
+    return torch.from_numpy(np.argwhere(np.triu(np.isfinite(lengths), 1)))
 
 
-def mutual_knn_edges(distances: Floats, k: int, max_length: float) -> Indices:
-    """The graph of `mutual_knn_graph`, `(m, 2)`, from the matrix `(n, n)` of distances."""
+def mutual_knn_lengths(distances: Floats, k: int, max_lengths: Tensor) -> Floats:
+    """The graphs of `mutual_knn_graph` in a stack of clouds.
+
+    Args:
+        distances: `(c, n, n)`, as `distance_matrices` returns them.
+        k: neighbours of a point.
+        max_lengths: `(c,)`, longest edge kept.
+
+    Returns:
+        `(c, n, n)`: the length of each edge, infinity where there is none, 0 on the diagonal.
+    """
     if k < 1:
         raise ValueError(f"k must be at least 1, got {k}")
-    if not max_length >= 0:
-        raise ValueError(f"max_length must be at least 0, got {max_length}")
-    k = min(k, len(distances) - 1)
+    if not (max_lengths >= 0).all():
+        raise ValueError(f"max_length must be at least 0, got {float(max_lengths.min())}")
+    count = distances.shape[1]
+    k, own = min(k, count - 1), np.arange(count)
     if k < 1:  # at most one point
-        return np.empty((0, 2), dtype=np.int64)
+        return np.zeros_like(distances)
     others = distances.copy()
-    np.fill_diagonal(others, np.inf)
-    radius = np.partition(others, k - 1, axis=1)[:, k - 1 : k]  # (n, 1): to the k-th neighbour
+    others[:, own, own] = np.inf
+    radius = np.partition(others, k - 1, axis=2)[..., k - 1 : k]  # (c, n, 1): to the k-th neighbour
     closer, tied = others < radius, others == radius
-    places = k - closer.sum(axis=1, keepdims=True)  # left to the neighbours at the radius
-    near = closer | (tied & (tied.cumsum(axis=1) <= places))
-    joined = near & near.T & (distances <= max_length)
-    return np.argwhere(np.triu(joined)).astype(np.int64, copy=False)
+    places = k - closer.sum(axis=2, keepdims=True)  # left to the neighbours at the radius
+    near = closer | (tied & (tied.cumsum(axis=2) <= places))
+    longest = max_lengths.double().cpu().numpy()[:, None, None]
+    joined = near & near.swapaxes(1, 2) & (distances <= longest)
+    joined[:, own, own] = True
+    return np.where(joined, distances, np.inf)
 
 
 def distance_matrices(points: Tensor) -> Floats:

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .graph import Floats, Indices, diameters, distance_matrices, mutual_knn_edges
+from .graph import Floats, Indices, diameters, distance_matrices, mutual_knn_lengths
 
 Essential = Literal["clip", "inf", "drop"]
 
@@ -88,54 +88,49 @@ def homology_pairs(
     """
     bounds = np.cumsum([0, *(parts or points.shape[1:2])])
 
-    def pairs_of(distances: Floats, max_length: float) -> list[Indices]:
-        edges = mutual_knn_edges(distances, k, max_length)
-        pairs: list[Indices] = []
-        for first, last in pairwise(bounds):
-            inside = edges[((edges >= first) & (edges < last)).all(axis=1)]
-            pairs += flag_pairs(np.arange(first, last), inside, distances[tuple(inside.T)])
-        return pairs
+    def pairs_of(lengths: Floats) -> list[Indices]:
+        runs = [slice(*bound) for bound in pairwise(bounds)]
+        return [bars for run in runs for bars in flag_pairs(lengths[run, run], run.start)]
 
-    clouds = zip(distance_matrices(points), max_lengths.tolist(), strict=True)
+    graphs = mutual_knn_lengths(distance_matrices(points), k, max_lengths)
     workers = min(workers or torch.get_num_threads(), len(points))
     if workers == 1:
-        return [pairs_of(*cloud) for cloud in clouds]
+        return [pairs_of(graph) for graph in graphs]
     with ThreadPoolExecutor(workers) as pool:  # GUDHI releases the GIL
-        return list(pool.map(lambda cloud: pairs_of(*cloud), clouds))
+        return list(pool.map(pairs_of, graphs))
 
 
-def flag_pairs(vertices: Indices, edges: Indices, lengths: Floats) -> tuple[Indices, Indices]:
+def flag_pairs(lengths: Floats, first: int = 0) -> tuple[Indices, Indices]:
     """Pair births and deaths in the flag complex of a weighted graph, in degrees 0 and 1.
 
     Args:
-        vertices: `(n,)`, any distinct numbers.
-        edges: `(m, 2)` vertices.
-        lengths: `(m,)`, when each edge appears.
+        lengths: `(n, n)`, when each edge appears, infinity where there is none; 0 on the diagonal.
+        first: number of the first vertex; the others follow it.
 
     Returns:
         Two arrays `(b, 4)`: the edge a feature is born with, then the edge it dies with. A birth
         with the vertex v is written (v, v), and (NEVER, NEVER) is the death that does not come.
     """
-    tree = gudhi.SimplexTree()
-    # int64: given int32, GUDHI silently leaves the vertices at infinity.
-    tree.insert_batch(vertices.astype(np.int64).reshape(1, -1), np.zeros(len(vertices)))
-    tree.insert_batch(np.ascontiguousarray(edges.T), lengths)
+    tree = gudhi.SimplexTree.create_from_array(lengths, max_filtration=np.finfo(np.float64).max)
     tree.expansion(2)
     # Loops are the top degree if there is no triangle, and GUDHI skips the top degree by default.
     tree.compute_persistence(homology_coeff_field=2, persistence_dim_max=tree.dimension() <= 1)
     merges, loops, components, open_loops = tree.flag_persistence_generators()
     return (
-        _bars(merges[:, [0, 0, 1, 2]], np.stack((components, components), axis=1)),
-        _bars(*loops[:1], *open_loops[:1]),
+        _bars(first, merges[:, [0, 0, 1, 2]], np.stack((components, components), axis=1)),
+        _bars(first, *loops[:1], *open_loops[:1]),
     )
 
 
-def _bars(*generators: Indices) -> Indices:
-    """Stack rows of a birth edge and a death edge, or of a birth edge alone, as `(b, 4)`."""
+def _bars(first: int, *generators: Indices) -> Indices:
+    """Stack rows of a birth edge and a death edge, or of a birth edge alone, as `(b, 4)`.
+
+    Vertices are counted from ``first``.
+    """
     bars = np.full((sum(map(len, generators)), 4), NEVER, dtype=np.int64)
     start = 0
     for rows in generators:
-        bars[start : start + len(rows), : rows.shape[1]] = rows
+        bars[start : start + len(rows), : rows.shape[1]] = rows + first
         start += len(rows)
     return bars
 
