@@ -26,6 +26,13 @@ def test_yaml_round_trip(tmp_path):
     assert from_yaml(tmp_path / "config.yaml") == config
 
 
+@pytest.mark.parametrize("classes", [7, ("cat", "dog"), None])
+def test_classes_survive_yaml(tmp_path, classes):
+    """Breaks when names of classes come back as a list, which compares unequal, or as a count."""
+    (tmp_path / "config.yaml").write_bytes(to_yaml(Config("photos", classes=classes)))
+    assert from_yaml(tmp_path / "config.yaml").classes == classes
+
+
 def test_an_unknown_key_names_the_nearest():
     """Breaks when a misspelt setting is silently ignored."""
     with pytest.raises(UsageError, match=r"'teacher_epoch'.*did you mean 'teacher_epochs'"):
@@ -41,6 +48,8 @@ def test_an_unknown_key_names_the_nearest():
         ({"data": "digits", "seed": -1}, "negative"),
         ({"data": "digits", "effort": "huge"}, "effort is 'huge'"),
         ({"data": "digits", "teachers": [1]}, "teachers"),
+        ({"data": "digits", "classes": [3]}, "classes"),
+        ({"data": "digits", "classes": 0}, "at least 1"),
         ({"ipc": 3}, "no `data`"),
     ],
 )

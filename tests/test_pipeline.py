@@ -252,6 +252,16 @@ def test_images_may_move_but_not_change(tmp_path):
     assert RunFolder(folder).verify() == []
 
 
+def test_named_classes_are_the_ones_distilled(tmp_path):
+    """Breaks when names choose other classes, or come in another order than they were given."""
+    config = replace(TINY, classes=("7", "3"), ipc=1, method="random")
+    folder = distill(config, tmp_path / "run")
+    assert sorted(path.name[-1] for path in (folder / "images").iterdir()) == ["3", "7"]
+    assert reta.load(folder).classes == ("7", "3")
+    with pytest.raises(UsageError, match="'seven'"):
+        distill(replace(config, classes=("seven",)), tmp_path / "other")
+
+
 def test_a_start_that_failed_pins_nothing(tmp_path):
     """Breaks when a run that never began refuses other settings."""
     with pytest.raises(UsageError, match="cuda"):

@@ -39,7 +39,7 @@ class Config:
         seed: of every random choice.
         effort: the one dial for time: smoke (seconds), small (minutes on a CPU), paper.
         image_size: side in pixels; by default the data's own, at most 64 below effort paper.
-        classes: use only the first so many classes.
+        classes: use only the first so many classes, or those named, in this order.
         per_class: use only the first so many real images of each class.
         test_per_class: measure students on the first so many test images of each class only.
         flip: whether mirroring keeps an image's meaning; by default yes, but not for digits.
@@ -88,7 +88,7 @@ class Config:
     seed: int = 0
     effort: Effort = "small"
     image_size: Annotated[int | None, _BY_DATA] = None
-    classes: Annotated[int | None, _BY_DATA] = None
+    classes: Annotated[int | tuple[str, ...] | None, _BY_DATA] = None
     per_class: Annotated[int | None, _BY_DATA] = None
     test_per_class: Annotated[int | None, _BY_DATA] = None
     flip: Annotated[bool | None, _BY_DATA] = None
@@ -126,7 +126,7 @@ class Config:
             raise unknown("effort", self.effort, typing.get_args(Effort))
         for name in _COUNTS:
             value = getattr(self, name)
-            if value is not None and value < 1:
+            if isinstance(value, int) and value < 1:
                 raise UsageError(f"{name} is {value}; it must be at least 1")
         if self.seed < 0:
             raise UsageError(f"seed is {self.seed}; it must not be negative")
@@ -206,7 +206,9 @@ def resolve(config: Config, image_size: int) -> Config:
 def to_yaml(config: Config) -> bytes:
     """Return the settings as YAML, in the order they are declared."""
     values = dataclasses.asdict(config)
-    values["teachers"] = None if config.teachers is None else list(config.teachers)
+    for name, value in values.items():
+        if isinstance(value, tuple):
+            values[name] = list(value)
     values["options"] = dict(config.options)
     text: str = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
     return text.encode()
@@ -237,7 +239,7 @@ def from_mapping(values: Mapping[str, Any], where: str) -> Config:
     for name, value in values.items():
         if name not in fields:
             raise unknown(f"key in {where}:", name, sorted(fields))
-        if name == "teachers" and isinstance(value, list):
+        if isinstance(value, list):
             value = tuple(value)
         if not _fits(value, hints[name]):
             raise UsageError(f"{where}: {name} is {value!r}, which is not {_words(hints[name])}")
