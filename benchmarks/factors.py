@@ -185,6 +185,21 @@ class Setting:
 _SMALL = Config("", steps=200, label_epochs=120, students=1, test_per_class=100, teacher_floor=0.0)
 _CIFAR = replace(_SMALL, data="cifar100", classes=10, teacher_epochs=10)
 _TWENTY = replace(_CIFAR, classes=20, per_class=250, test_per_class=50)
+# Classes and teachers that nothing was chosen on: the second and the third twenty.
+_SECOND = replace(
+    _TWENTY,
+    classes=tuple(
+        "chair chimpanzee clock cloud cockroach couch crab crocodile cup dinosaur dolphin elephant "
+        "flatfish forest fox girl hamster house kangaroo keyboard".split()
+    ),
+)
+_THIRD = replace(
+    _TWENTY,
+    classes=tuple(
+        "lamp lawn_mower leopard lion lizard lobster man maple_tree motorcycle mountain mouse "
+        "mushroom oak_tree orange orchid otter palm_tree pear pickup_truck pine_tree".split()
+    ),
+)
 _DIGITS = replace(_SMALL, data="digits", steps=200, label_epochs=100, teacher_epochs=20)
 _FASHION = replace(_SMALL, data="fashion-mnist", per_class=300, teacher_epochs=8)
 _NETTE = replace(
@@ -244,6 +259,22 @@ SETTINGS = {
     ),
     "cifar100-20-strong-ipc1": Setting(
         "cifar100-20-strong", replace(_TWENTY, ipc=1, teacher_epochs=25), "confirm", 25
+    ),
+    "cifar100-second-ipc1": Setting("cifar100-second", replace(_SECOND, ipc=1), "confirm", 25),
+    "cifar100-second-weak-ipc1": Setting(
+        "cifar100-second-weak", replace(_SECOND, ipc=1, teacher_epochs=3), "confirm", 25
+    ),
+    "cifar100-third-ipc1": Setting(
+        "cifar100-third",
+        replace(_THIRD, ipc=1, per_class=500, teacher_epochs=12),
+        "confirm",
+        25,
+    ),
+    "cifar100-third-ipc2": Setting(
+        "cifar100-third",
+        replace(_THIRD, ipc=2, per_class=500, teacher_epochs=12),
+        "confirm",
+        40,
     ),
     # Readings of the topology, which one image per class cannot tell apart, are chosen here.
     "cifar100-20-ipc2": Setting("cifar100-20", replace(_TWENTY, ipc=2), "choose", 25),
