@@ -181,6 +181,10 @@ class Setting:
     seconds: float
 
 
+def _named(names: str) -> tuple[str, ...]:
+    return tuple(names.split())
+
+
 # Committees of two strengths are wanted, so the gate lets weak ones in.
 _SMALL = Config("", steps=200, label_epochs=120, students=1, test_per_class=100, teacher_floor=0.0)
 _CIFAR = replace(_SMALL, data="cifar100", classes=10, teacher_epochs=10)
@@ -188,17 +192,17 @@ _TWENTY = replace(_CIFAR, classes=20, per_class=250, test_per_class=50)
 # Classes and teachers that nothing was chosen on: the second and the third twenty.
 _SECOND = replace(
     _TWENTY,
-    classes=tuple(
-        "chair chimpanzee clock cloud cockroach couch crab crocodile cup dinosaur dolphin elephant "
-        "flatfish forest fox girl hamster house kangaroo keyboard".split()
-    ),
+    classes=_named("""
+    chair chimpanzee clock cloud cockroach couch crab crocodile cup dinosaur dolphin elephant
+    flatfish forest fox girl hamster house kangaroo keyboard
+"""),
 )
 _THIRD = replace(
     _TWENTY,
-    classes=tuple(
-        "lamp lawn_mower leopard lion lizard lobster man maple_tree motorcycle mountain mouse "
-        "mushroom oak_tree orange orchid otter palm_tree pear pickup_truck pine_tree".split()
-    ),
+    classes=_named("""
+    lamp lawn_mower leopard lion lizard lobster man maple_tree motorcycle mountain mouse mushroom
+    oak_tree orange orchid otter palm_tree pear pickup_truck pine_tree
+"""),
 )
 _DIGITS = replace(_SMALL, data="digits", steps=200, label_epochs=100, teacher_epochs=20)
 _FASHION = replace(_SMALL, data="fashion-mnist", per_class=300, teacher_epochs=8)
