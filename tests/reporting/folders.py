@@ -124,6 +124,7 @@ def recovery(labels: list[int], ipc: int, side: int) -> dict[str, Any]:
             "fit_gap": 0.031,
             "complexity": 0.000213,
             "distinct_anchors": ipc * 0.6,
+            "kept_anchors": 0.25,
             "contraction_ratio": 0.87,
         }
         for step in (100, 200)

@@ -266,6 +266,7 @@ def test_anchors_of_fadrm_are_fixed(committee: list[Classifier], pool: Pool) -> 
     assert len(result.anchors) == 4
     assert all(torch.equal(anchors, result.anchors[0]) for anchors in result.anchors)
     assert [row["distinct_anchors"] for row in result.connections] == [4, 4, 4]
+    assert [row["kept_anchors"] for row in result.connections] == [1, 1, 1]
 
 
 def test_connections_are_measured(double_committee: list[Classifier], double_pool: Pool) -> None:
@@ -284,6 +285,8 @@ def test_connections_are_measured(double_committee: list[Classifier], double_poo
     assert row["fit_gap"] == pytest.approx(gap.item(), rel=1e-5)
     reuse = [len(set(made.used[-1][:, column].tolist())) for column in range(2)]
     assert row["distinct_anchors"] == sum(reuse) / 2
+    before_and_after = zip(made.used[0].flatten(), made.used[1].flatten(), strict=True)
+    assert row["kept_anchors"] == sum(bool(a == b) for a, b in before_and_after) / 8
     complexity = [
         class_complexity(double_pool, label, SIZE, 1.0)[
             double_pool.members(label).tolist().index(anchor)

@@ -8,6 +8,7 @@ from itertools import permutations
 
 import numpy as np
 import pytest
+import sklearn.metrics
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -212,6 +213,37 @@ def test_a_class_of_few_images_keeps_its_anchors(pool: Pool) -> None:
     assert torch.equal(fewer.choose(Query(pool, 2, queries, used, 16)), used[0])
 
 
+def test_knowledge_is_the_information_that_the_teacher_has(pool: Pool) -> None:
+    """Another base of the logarithm, a mean of probabilities, or less than a guess."""
+    surely = replace(pool, confidence=torch.ones(len(pool.labels)))
+    assert surely.knowledge == 1
+    classes = len(pool.images.classes)
+    guess = torch.full((len(pool.labels),), 1 / classes)
+    assert replace(pool, confidence=guess).knowledge == pytest.approx(0, abs=1e-6)
+    assert replace(pool, confidence=guess / 2).knowledge == 0, "worse than a guess is no knowledge"
+    assert replace(pool, confidence=0 * guess).knowledge == 0, "and no infinity"
+    half = guess.clone()
+    half[::2] = 1
+    share = float((half == 1).double().mean())
+    assert replace(pool, confidence=half).knowledge == pytest.approx(share, abs=1e-6)
+    other = sklearn.metrics.log_loss(
+        np.ones(len(half)), np.stack([1 - half, half], 1).astype(float), labels=[0, 1]
+    ) / math.log(classes)
+    assert replace(pool, confidence=half).knowledge == pytest.approx(1 - other, abs=1e-6)
+
+
+def test_anchors_are_kept_where_the_teacher_knows_too_little(pool: Pool) -> None:
+    """The gate the wrong way round, or keeping anchors where there are none."""
+    queries = torch.randn(3, pool.features.shape[1], generator=torch.Generator().manual_seed(5))
+    used = pool.members(2)[:3][None]
+    best = RetrievedAnchor().choose(Query(pool, 2, queries, used, 16))
+    below = RetrievedAnchor(known=pool.knowledge * 0.99)
+    above = RetrievedAnchor(known=pool.knowledge * 0.99 + 0.01)
+    assert torch.equal(below.choose(Query(pool, 2, queries, used, 16)), best)
+    assert torch.equal(above.choose(Query(pool, 2, queries, used, 16)), used[0])
+    assert torch.equal(above.choose(Query(pool, 2, queries, None, 16)), best), "no start to keep"
+
+
 def test_a_margin_keeps_the_current_anchor_while_it_is_nearly_as_good(pool: Pool) -> None:
     """The margin on the wrong side, or measured against the first anchor instead of the last."""
     queries = features_near(pool, 4)
@@ -270,6 +302,7 @@ def test_few_candidates_are_those_of_medium_difficulty(pool: Pool) -> None:
         {"candidates": 0},
         {"margin": -1.0},
         {"least": -1},
+        {"known": 1.5},
         {"fresh": True, "margin": 0.1},
     ],
 )

@@ -132,15 +132,22 @@ def connection_rows(run: Run) -> list[list[str]]:
         ]
         averages = {
             name: mean([figure(row, name) for row in here])
-            for name in ("fit_gap", "complexity", "distinct_anchors", "contraction_ratio")
+            for name in (
+                "fit_gap",
+                "complexity",
+                "distinct_anchors",
+                "kept_anchors",
+                "contraction_ratio",
+            )
         }
-        distinct = averages["distinct_anchors"]
+        distinct, kept = averages["distinct_anchors"], averages["kept_anchors"]
         rows.append(
             [
                 words.count(step),
                 words.number(averages["fit_gap"]),
                 words.number(averages["complexity"]),
                 words.MISSING if distinct is None else f"{distinct:.3g} of {run.ipc}",
+                words.MISSING if kept is None else f"{kept:.0%}",
                 words.number(averages["contraction_ratio"]),
             ]
         )

@@ -417,12 +417,14 @@ class Recovery:
         ratios = [contraction_ratio(old, new) for old, new in pairs]
         ratios = [ratio for ratio in ratios if math.isfinite(ratio)]  # not where all were one
         distinct = [len(column.unique()) for column in columns]
+        kept = 0.0 if used is None else float((anchors == used[-1]).float().mean())
         self.connections.append(
             {
                 "step": step,
                 "fit_gap": gap,
                 "complexity": float(edge_complexity(patches.flatten(0, 1)).mean()),
                 "distinct_anchors": sum(distinct) / len(distinct),
+                "kept_anchors": kept,
                 "contraction_ratio": sum(ratios) / len(ratios) if ratios else 1.0,
             }
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 
@@ -51,6 +52,20 @@ class Pool:
     def members(self, label: int) -> torch.Tensor:
         """Return the indices ``(m,)`` of the images of a class."""
         return self.once(label, lambda: self.images.of_class(label))
+
+    @property
+    def knowledge(self) -> float:
+        """Share of what there is to know of these images' classes that the teacher knows.
+
+        1 − CE / ln C, with its cross-entropy on them: 0 for a guess (or worse), 1 for certainty;
+        McFadden's R². It counts how sure the teacher is, which accuracy does not, and means the
+        same for ten classes and a thousand.
+        """
+        classes = len(self.images.classes)
+        if classes < 2:
+            return 1.0
+        surprise = -self.confidence.double().clamp(min=1e-12).log().mean()
+        return max(0.0, 1 - float(surprise) / math.log(classes))
 
     def pixels(self, indices: torch.Tensor) -> torch.Tensor:
         """Return images ``(..., 3, s, s)`` in [0, 1] for indices of any shape."""

@@ -128,6 +128,8 @@ class RetrievedAnchor:
             synthetic one has hardly left it.
         least: a class with fewer images to choose from keeps the anchors it has: the nearest of
             few is far.
+        known: all classes keep their anchors where the first teacher knows less of the real images
+            than this, see `Pool.knowledge`: what is near in its features need not be alike.
     """
 
     alpha: float = 0.5
@@ -142,10 +144,12 @@ class RetrievedAnchor:
     embedding: Embedding = "features"
     first: First = "retrieved"
     least: int = 0
+    known: float = 0.0
 
     def __post_init__(self) -> None:
         check_shares(self)
         check_share("connection.trade_off", self.trade_off)
+        check_share("connection.known", self.known)
         if self.candidates is not None and self.candidates < 1:
             raise UsageError(f"connection.candidates is {self.candidates}; it must be at least 1")
         if self.least < 0:
@@ -166,10 +170,8 @@ class RetrievedAnchor:
     def choose(self, query: Query) -> torch.Tensor:
         """Return pool indices ``(ipc,)``: o* = argmin J over the class, see `Connection`."""
         pool, members = query.pool, query.members
-        if query.used is not None and query.current is not None:
-            choice = min(len(members), self.candidates or len(members))
-            if choice < self.least or (self.first == "start" and len(query.used) == 1):
-                return query.current
+        if query.current is not None and self._stays(query):
+            return query.current
         complexity = class_complexity(pool, query.label, query.size, self.sigma)
         keys = pool.features[members] if query.keys is None else query.keys
         cost = fit_complexity_score(
@@ -185,6 +187,13 @@ class RetrievedAnchor:
             return members[cost.argmin(dim=1)]
         _, columns = linear_sum_assignment(cost.numpy())
         return members[torch.from_numpy(columns)]
+
+    def _stays(self, query: Query) -> bool:
+        """Return whether the class keeps the anchors it has without a look at others."""
+        assert query.used is not None
+        choice = min(len(query.members), self.candidates or len(query.members))
+        too_early = self.first == "start" and len(query.used) == 1
+        return choice < self.least or query.pool.knowledge < self.known or too_early
 
     def _adjusted(self, query: Query, cost: torch.Tensor) -> torch.Tensor:
         """Return J ``(ipc, m)`` with the current anchor favoured, or all used ones ruled out."""
