@@ -70,9 +70,8 @@ def balance(name: str, config: Config, out: Path) -> dict[str, Any]:
         with torch.no_grad():
             queries = F.normalize(real.teachers[0].features(data.images.float() / 255), dim=1)
         for query, label in zip(queries.double(), data.labels, strict=True):
-            of_class = real.labels == label
-            simple = scale_complexity(complexity[of_class].double(), "minmax")
-            found.append(choice(query, real.features[of_class].double(), simple))
+            simple = scale_complexity(complexity[real.pool.members(int(label))].double(), "minmax")
+            found.append(choice(query, real.features(int(label)).double(), simple))
     means = {key: sum(one[key] for one in found) / len(found) for key in found[0]}
     return {"setting": name, "sets": len(folders), "images": len(found)} | means
 

@@ -15,34 +15,36 @@ from reta.data.distilled import load
 from reta.models import Classifier
 from reta.preparation import open_data
 from reta.squeeze import task_of
+from reta.synthesis.pool import Pool, build_pool
 
 
 @dataclass(frozen=True)
 class World:
-    """The real images of a setting as its first teacher sees them.
+    """The real images of a setting as its teachers see them.
 
     Attributes:
         teachers: the committee, frozen.
-        features: ``(n, d)`` unit features of the real training images.
-        labels: ``(n,)``.
+        pool: the real training images under the first teacher.
     """
 
     teachers: list[Classifier]
-    features: torch.Tensor
-    labels: torch.Tensor
+    pool: Pool
+
+    def features(self, label: int) -> torch.Tensor:
+        """Return the unit features ``(m, d)`` of a class's real images."""
+        return F.normalize(self.pool.features[self.pool.members(label)], dim=1)
+
+    @property
+    def candidates(self) -> int:
+        """How many real images the poorest class has to choose from."""
+        return int(self.pool.labels.bincount().min())
 
 
-@torch.no_grad()
 def world(config: Config, teachers: Sequence[str]) -> World:
     """Return the real side of a setting, read once for all its sets."""
     source = open_data(config)
     committee = [models.read(Path(path), task_of(source))[0] for path in teachers]
-    parts = torch.arange(len(source.train)).split(200)
-    features = [
-        F.normalize(committee[0].features(pixels.float() / 255), dim=1)
-        for pixels in source.train.batches(parts)
-    ]
-    return World(committee, torch.cat(features), source.train.labels)
+    return World(committee, build_pool(source.train, committee[0]))
 
 
 @torch.no_grad()
@@ -62,7 +64,7 @@ def causes(folder: Path, real: World) -> dict[str, float]:
     own = F.normalize(real.teachers[0].features(images), dim=1)
     ratios = []
     for label in data.labels.unique():
-        among = real.features[real.labels == label]
+        among = real.features(int(label))
         usual = torch.cdist(among, among).fill_diagonal_(torch.inf).min(1).values.mean()
         ratios.append(torch.cdist(own[data.labels == label], among).min(1).values / usual)
     return {

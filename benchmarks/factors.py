@@ -361,6 +361,8 @@ def run(name: str, setting: Setting, groups: list[str], seeds: int, out: Path) -
         "role": setting.role,
         "committee": setting.committee,
         "teacher_accuracy": result["teacher_accuracy"],
+        "knowledge": real.pool.knowledge,
+        "candidates": real.candidates,
         "data": result["data"],
         "config": {
             key: getattr(config, key)
