@@ -22,8 +22,10 @@ from factors import BASELINE, GROUPS, RESULTS, TEACHERS
 from scipy.stats import spearmanr, t, ttest_ind
 
 from reta.evaluation.uncertainty import paired_difference
+from reta.methods import METHODS
 from reta.runtime import random_generator
 from reta.storage import read_json
+from reta.synthesis.retrieval import RetrievedAnchor
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "factors.md"
@@ -68,9 +70,11 @@ PRECISION = {"": "float32", "full": "float32", "half": "16 bits (RETA_PRECISION=
 # alone is FADRM+ there, which says nothing of PTA, so it has no row.
 WITHOUT_TOPOLOGY = {
     "reta-paper": "reta-drc",
-    "reta": "reta-drc connection.margin=1",
     "reta connection.margin=0.1": "reta-drc connection.margin=0.1",
 }
+
+RULE = METHODS["reta"].connection
+RETRIEVES = "reta connection.margin=0.1"  # what `reta` is, byte for byte, where its rule says yes
 
 Settings = Mapping[str, dict[str, Any]]
 
@@ -216,6 +220,39 @@ def between(one: Mapping[str, Any], other: Mapping[str, Any], row: str) -> Gap:
     return Gap(mean(first) - mean(second), float(found.low), float(found.high))
 
 
+def retrieves(setting: Mapping[str, Any]) -> bool:
+    """Return whether `reta` retrieves in a setting."""
+    assert isinstance(RULE, RetrievedAnchor)
+    enough: bool = setting["candidates"] >= RULE.least and setting["knowledge"] >= RULE.known
+    return enough
+
+
+def rule_table(settings: Settings) -> list[str]:
+    """Return what the rule of `reta` says of each setting, and what retrieval does there."""
+    rows = ("reta-drc", "reta-drc connection.margin=0.1", "reta")
+    lines = [
+        "| setting | to | the teacher knows | images a class | the rule | "
+        + " | ".join(rows)
+        + " |",
+        "|---|---|---|---|---|" + "---|" * len(rows),
+    ]
+    for s in sorted(settings.values(), key=lambda s: (s["role"], retrieves(s), s["knowledge"])):
+        cells = [str(within(s, row) or "–") for row in rows]
+        rule = "retrieve" if retrieves(s) else "keep"
+        lines.append(
+            f"| {column(s)} | {s['role']} | {s['knowledge']:.2f} | {s['candidates']} | {rule} "
+            f"| {' | '.join(cells)} |"
+        )
+    for role in ("choose", "confirm"):
+        for decision in (True, False):
+            own = [s for s in settings.values() if (s["role"], retrieves(s)) == (role, decision)]
+            if own:
+                cells = [str(over(own, row) or "–") for row in rows]
+                rule = "retrieve" if decision else "keep"
+                lines.append(f"| *over all* | {role} | | | {rule} | {' | '.join(cells)} |")
+    return lines
+
+
 def causes_table(settings: Settings) -> list[str]:
     """Return how each measured cause goes with accuracy, over rows and seeds of a setting."""
     lines = [
@@ -304,6 +341,7 @@ def forest(settings: Settings) -> str:
 
 def page(settings: Settings) -> str:
     """Return the generated part of the page."""
+    assert isinstance(RULE, RetrievedAnchor)
     first = next(iter(settings.values()))
     lines = [
         "# The open readings, factor by factor",
@@ -333,6 +371,17 @@ def page(settings: Settings) -> str:
         "fewer or more epochs.",
         "",
         *teachers_table(settings),
+        "",
+        "## The rule of reta",
+        "",
+        f"`reta` retrieves, with a margin of {RULE.margin}, where the first teacher knows at least "
+        f"{RULE.known} of the classes of the real images (1 − CE / ln C on them: 0 is a guess, 1 "
+        f"certainty) and every class has {RULE.least} images; elsewhere images keep their start, "
+        "as in FADRM+. It was stated after the settings *to choose*, and before any of those *to "
+        "confirm* was run. What `reta` does is then read off the row that it is, byte for byte: "
+        "retrieval with a margin, PTA alone, or, at one image per class, FADRM+.",
+        "",
+        *rule_table(settings),
         "",
         "## Factors",
         "",
@@ -376,11 +425,15 @@ def page(settings: Settings) -> str:
 
 
 def load(path: Path) -> dict[str, Any]:
-    """Return a setting; at one image per class its rows are also called as they are with PTA."""
+    """Return a setting, with the rows that others are byte for byte: without topology, `reta`."""
     setting: dict[str, Any] = read_json(path)
     rows = setting["rows"]
-    if setting["config"]["ipc"] == 1:
+    single = setting["config"]["ipc"] == 1
+    if single:
         rows |= {row: rows[same] for row, same in WITHOUT_TOPOLOGY.items() if same in rows}
+    same = RETRIEVES if retrieves(setting) else BASELINE if single else "reta-pta"
+    if same in rows:
+        rows.setdefault("reta", rows[same])
     return setting
 
 

@@ -67,7 +67,7 @@ def recipe(method: str, **changes: object) -> Recipe:
     return made
 
 
-@pytest.mark.parametrize("method", ["fadrm+", "reta", "sre2l"])
+@pytest.mark.parametrize("method", ["fadrm+", "reta-paper", "sre2l"])
 def test_recovery_resumes_to_the_same_bytes(
     method: str, unit: Unit, committee: list[Classifier], pool: Pool
 ) -> None:

@@ -73,7 +73,7 @@ def leaves(value: typing.Any, path: str = "") -> typing.Iterator[tuple[str, obje
             yield f"{path}{name}", part
 
 
-@pytest.mark.parametrize("method", ["reta", "sre2l"])
+@pytest.mark.parametrize("method", ["reta-paper", "sre2l"])
 def test_every_option_of_a_method_is_refused_by_name(method, source, tmp_path):
     """Breaks when an option of a part may change half-way through a run."""
     names = dict(leaves(describe(METHODS[method])))

@@ -55,7 +55,7 @@ def test_its_numbers_are_those_of_the_plain_one(
 @compiler
 def test_a_recovery_uses_it(committee: list[Classifier], pool: Pool) -> None:
     """A setting that changes nothing, or one that ends elsewhere: features, topology, anchors."""
-    recipe = replace(METHODS["reta"], schedule=Schedule(8, connections=1))
+    recipe = replace(METHODS["reta-paper"], schedule=Schedule(8, connections=1))
     made = [
         Recovery(recipe, committee[:1], pool, range(CLASSES), Settings(3, compiled=compiled))
         for compiled in (False, True)

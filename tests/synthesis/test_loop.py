@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 import torchvision.transforms.v2.functional as tv
 
+from reta.config import with_options
 from reta.data.augment import Views
 from reta.data.images import DecodedImages
 from reta.errors import DivergedError
@@ -22,7 +23,7 @@ from reta.synthesis.connection import FixedAnchor
 from reta.synthesis.loop import Recovered, Recovery, Settings, jitter, recover
 from reta.synthesis.pool import Pool, build_pool
 from reta.synthesis.recipe import Recipe
-from reta.synthesis.retrieval import class_complexity
+from reta.synthesis.retrieval import RetrievedAnchor, class_complexity
 from reta.synthesis.schedule import Schedule
 from reta.synthesis.start import Noise
 from small_world import CLASSES, PER_CLASS, SIZE, make_images, make_teacher
@@ -138,7 +139,7 @@ def test_a_plain_reimplementation_of_fadrm_agrees(
 # --- bytes ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("method", ["fadrm+", "reta", "rded", "sre2l"])
+@pytest.mark.parametrize("method", ["fadrm+", "reta-paper", "rded", "sre2l"])
 def test_same_seed_same_bytes(method: str, committee: list[Classifier], pool: Pool) -> None:
     """Any draw from global state, or state left behind in the pool or the teachers."""
     recipe = METHODS[method]
@@ -175,7 +176,7 @@ def test_packing_changes_no_gradient(
         assert row["bn_gap"].item() == pytest.approx(expected_row["bn_gap"].item(), rel=1e-10)
 
 
-@pytest.mark.parametrize("method", ["fadrm+", "reta"])
+@pytest.mark.parametrize("method", ["fadrm+", "reta-paper"])
 def test_packing_changes_no_byte(
     method: str, double_committee: list[Classifier], double_pool: Pool
 ) -> None:
@@ -197,7 +198,7 @@ def test_a_block_does_not_know_the_other_classes(committee: list[Classifier], po
         pool.confidence[inside],
         pool.grey,
     )
-    recover(short("reta"), committee, pool, [1, 3], Settings(3))  # another block first
+    recover(short("reta-paper"), committee, pool, [1, 3], Settings(3))  # another block first
     one = recover(short("reta"), committee, pool, [0, 2], Settings(3))
     other = recover(short("reta"), committee, only, [0, 2], Settings(3))
     assert torch.equal(one.images, other.images)
@@ -267,6 +268,23 @@ def test_anchors_of_fadrm_are_fixed(committee: list[Classifier], pool: Pool) -> 
     assert all(torch.equal(anchors, result.anchors[0]) for anchors in result.anchors)
     assert [row["distinct_anchors"] for row in result.connections] == [4, 4, 4]
     assert [row["kept_anchors"] for row in result.connections] == [1, 1, 1]
+
+
+@pytest.mark.parametrize("opens", [True, False])
+def test_reta_is_what_its_rule_says(committee: list[Classifier], pool: Pool, opens: bool) -> None:
+    """Anchors changed behind a closed gate, or an open one that is not retrieval with a margin."""
+    rule = METHODS["reta"].connection
+    assert isinstance(rule, RetrievedAnchor)
+    assert rule.least > len(pool.labels), "as it is, it keeps the anchors of this small world"
+    at_least = {"connection.least": 1, "connection.known": pool.knowledge} if opens else {}
+    # A margin at which some anchors of this small world change, and some do not.
+    margin = {"connection.margin": 0.01} if opens else {}
+    recipe = with_options(short("reta", 8, 3), at_least | margin)
+    same = with_options(short("reta-paper" if opens else "reta-pta", 8, 3), margin)
+    made, other = (recover(one, committee, pool, [0, 2], Settings(4)) for one in (recipe, same))
+    assert torch.equal(made.images, other.images)
+    kept = sum(row["kept_anchors"] for row in made.connections)
+    assert 0 < kept < 3 if opens else kept == 3
 
 
 def test_connections_are_measured(double_committee: list[Classifier], double_pool: Pool) -> None:

@@ -38,7 +38,7 @@ def recipe(method: str, objective: Matching | None = None) -> Recipe:
     return replace(METHODS[method], schedule=Schedule(6, 1), objective=objective or Matching())
 
 
-@pytest.mark.parametrize("method", ["fadrm+", "reta"])
+@pytest.mark.parametrize("method", ["fadrm+", "reta-paper"])
 @pytest.mark.parametrize("most", [CLASSES, 2 * CLASSES, 5 * CLASSES - 1])
 def test_less_memory_gives_the_same_images(
     method: str, most: int, double_committee: list[Classifier], double_pool: Pool
@@ -53,7 +53,7 @@ def test_less_memory_gives_the_same_images(
     assert torch.equal(plenty.images, scarce.images)  # in float64 rounding does not show
 
 
-@pytest.mark.parametrize("method", ["fadrm+", "reta"])
+@pytest.mark.parametrize("method", ["fadrm+", "reta-paper"])
 def test_packing_changes_no_byte_of_a_convnet(
     method: str, committee: list[Classifier], pool: Pool
 ) -> None:
@@ -81,7 +81,7 @@ def test_packing_changes_no_byte_of_any_network(name: str, image_set: DecodedIma
     teacher = freeze(build(name, CLASSES, SIZE, seed=0))
     teacher = teacher.to(memory_format=preferred_layout(teacher))
     pool = build_pool(image_set, teacher)
-    short = replace(METHODS["reta"], schedule=Schedule(2, 1))
+    short = replace(METHODS["reta-paper"], schedule=Schedule(2, 1))
     runs = [
         recover(short, [teacher], pool, range(CLASSES), Settings(4, images_per_pass=size))
         for size in (CLASSES, 3 * CLASSES, 100)
