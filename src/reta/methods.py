@@ -154,7 +154,7 @@ reta = replace(
     reta_paper,
     summary="anchors retrieved where that pays, and topology alignment",
     source="RETA, arXiv 2602.24144; settings ours",
-    connection=RetrievedAnchor(margin=0.1, least=200, known=0.35),
+    connection=RetrievedAnchor(margin=0.1, least=200, known=0.45),
 )
 
 # --- Bilevel and generative: an engine of their own instead of the decoupled loop. ----------------
