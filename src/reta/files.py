@@ -97,12 +97,13 @@ def storage_error(path: Path, size: int, error: OSError) -> StorageError:
     }
     reason = reasons.get(error.errno or 0, str(error))
     free = _free(path)
+    what = f"{size:,} bytes" if size else "it"
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return StorageError(
-            f"{path}: could not write {size:,} bytes: {reason}{free}; "
+            f"{path}: could not write {what}: {reason}{free}; "
             "free space and run the same command again, or choose another --out"
         )
-    return StorageError(f"{path}: could not write {size:,} bytes: {reason}{free}; check the folder")
+    return StorageError(f"{path}: could not write {what}: {reason}{free}; check the folder")
 
 
 def _free(path: Path) -> str:
