@@ -365,8 +365,9 @@ def knowledge_figure(settings: Settings) -> str:
         "reta keeps the start</text>"
     ]
     for value in range(math.ceil(low), math.floor(high) + 1, 2):
+        words = f"{value:+d}" if value else "0"
         parts.append(
-            f'<text x="{left - 10}" y="{y(value) + 4:.1f}" text-anchor="end">{value:+d}</text>'
+            f'<text x="{left - 10}" y="{y(value) + 4:.1f}" text-anchor="end">{words}</text>'
         )
     for tenth in range(0, 11, 2):
         parts.append(
