@@ -262,6 +262,16 @@ def test_named_classes_are_the_ones_distilled(tmp_path):
         distill(replace(config, classes=("seven",)), tmp_path / "other")
 
 
+def test_a_run_says_that_its_anchors_were_kept(tmp_path, caplog):
+    """Breaks when a user of reta is not told that nothing was retrieved, and why."""
+    with caplog.at_level(logging.INFO, logger="reta"):
+        folder = distill(replace(TINY, method="reta", ipc=1), tmp_path / "run")
+    manifest = RunFolder(folder).manifest()
+    (said,) = (one for one in manifest["warnings"] if "anchors they began with" in one)
+    assert caplog.text.count(said) == 1
+    assert 0 <= manifest["teacher_knowledge"] <= 1
+
+
 def test_a_start_that_failed_pins_nothing(tmp_path):
     """Breaks when a run that never began refuses other settings."""
     with pytest.raises(UsageError, match="cuda"):

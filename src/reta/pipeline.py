@@ -191,6 +191,9 @@ def distill_jobs(prepared: Prepared, jobs: Sequence[Job], executor: Executor) ->
     whole = list(jobs)
     for job in whole:
         require_space(job.path, _bytes_to_write(job, prepared.source))
+    for said in dict.fromkeys(anchors_caution(prepared, job.config) for job in whole):
+        if said:
+            log.info(said)
     for stage, work, parts in STAGES:
         units = [part for job in whole for part in parts(job, prepared.source)]
         broken = {unit.job.path for unit in executor.run(stage, work, prepared, units)}
@@ -226,6 +229,7 @@ def cautions(prepared: Prepared, config: Config) -> list[str]:
     few = [name for name, count in zip(source.classes, counts, strict=True) if count <= ipc]
     if few:
         said.append(f"No more real images than synthetic ones in: {', '.join(few[:5])}.")
+    said += filter(None, [anchors_caution(prepared, config)])
     if source.left_out:
         said.append(f"{len(source.left_out)} real images could not be used and were left out.")
     if source.leaked:
@@ -238,6 +242,12 @@ def cautions(prepared: Prepared, config: Config) -> list[str]:
     if config.effort == "smoke":
         said.append("Effort smoke: everything was cut short, only to see it run.")
     return said
+
+
+def anchors_caution(prepared: Prepared, config: Config) -> str | None:
+    """Return what a reader should know of the anchors a method chooses, in a sentence."""
+    connection = recipe_of(config).connection
+    return connection.caution(prepared.pool) if connection else None
 
 
 def restarts(run: RunFolder) -> list[str]:
@@ -290,6 +300,7 @@ def seal(job: Job, prepared: Prepared) -> None:
             "label_keep": config.label_keep,
             "teachers": prepared.teachers,
             "teacher_accuracy": prepared.accuracy,
+            "teacher_knowledge": prepared.pool.knowledge,
             "warnings": cautions(prepared, config) + restarts(job.folder),
             "hardware": hardware(),
             "device": asdict(prepared.device),

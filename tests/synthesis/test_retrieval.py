@@ -244,6 +244,21 @@ def test_anchors_are_kept_where_the_teacher_knows_too_little(pool: Pool) -> None
     assert torch.equal(above.choose(Query(pool, 2, queries, None, 16)), best), "no start to keep"
 
 
+def test_kept_anchors_are_explained(pool: Pool) -> None:
+    """Silence where a gate is closed, a word where it is open, or the wrong gate blamed."""
+    count = int(pool.labels.bincount().max())
+    assert RetrievedAnchor().caution(pool) is None
+    assert RetrievedAnchor(least=1, known=pool.knowledge).caution(pool) is None
+    unknown = RetrievedAnchor(known=min(1.0, pool.knowledge + 0.01)).caution(pool) or ""
+    assert f"knows {pool.knowledge:.2f}" in unknown
+    assert "connection.known" in unknown
+    few = RetrievedAnchor(least=count + 1).caution(pool) or ""
+    classes = len(pool.labels.unique())
+    assert few.startswith(f"{classes} of {classes} classes")
+    assert f"fewer than {count + 1} images" in few
+    assert RetrievedAnchor(least=count, candidates=count - 1).caution(pool)
+
+
 def test_a_margin_keeps_the_current_anchor_while_it_is_nearly_as_good(pool: Pool) -> None:
     """The margin on the wrong side, or measured against the first anchor instead of the last."""
     queries = features_near(pool, 4)

@@ -116,9 +116,13 @@ class Connection(Protocol):
         """Return pool indices ``(ipc,)`` of the anchors of one class."""
         ...
 
+    def caution(self, pool: Pool) -> str | None:
+        """Return, in a sentence, what a reader should know of its choices from these images."""
+        return None
+
 
 @dataclass(frozen=True)
-class FixedAnchor:
+class FixedAnchor(Connection):
     """FADRM: every synthetic image keeps the real image it started from as its anchor.
 
     Attributes:

@@ -12,7 +12,7 @@ from scipy.optimize import linear_sum_assignment
 
 from reta.errors import UsageError
 from reta.progress import warn_once
-from reta.synthesis.connection import Query, check_share, check_shares, resample
+from reta.synthesis.connection import Connection, Query, check_share, check_shares, resample
 from reta.synthesis.coreset import medium_order
 from reta.synthesis.embedding import Embedding
 from reta.synthesis.pool import Pool
@@ -107,7 +107,7 @@ def scale_complexity(complexity: torch.Tensor, scale: ComplexityScale) -> torch.
 
 
 @dataclass(frozen=True)
-class RetrievedAnchor:
+class RetrievedAnchor(Connection):
     """DRC: at each connection, retrieve for every synthetic image the candidate of least J.
 
     Attributes:
@@ -188,12 +188,31 @@ class RetrievedAnchor:
         _, columns = linear_sum_assignment(cost.numpy())
         return members[torch.from_numpy(columns)]
 
+    def caution(self, pool: Pool) -> str | None:
+        """Return why classes keep their anchors throughout, if some do."""
+        if pool.knowledge < self.known:
+            return (
+                "Images kept the anchors they began with: the first teacher knows "
+                f"{pool.knowledge:.2f} of the classes, and retrieval is asked for from "
+                f"{self.known:g} on (connection.known)."
+            )
+        labels = pool.labels.unique().tolist()
+        few = [label for label in labels if self._few(pool.members(label))]
+        if not few:
+            return None
+        return (
+            f"{len(few)} of {len(labels)} classes kept the anchors they began with: they have "
+            f"fewer than {self.least} images to retrieve from (connection.least)."
+        )
+
+    def _few(self, members: torch.Tensor) -> bool:
+        return min(len(members), self.candidates or len(members)) < self.least
+
     def _stays(self, query: Query) -> bool:
         """Return whether the class keeps the anchors it has without a look at others."""
         assert query.used is not None
-        choice = min(len(query.members), self.candidates or len(query.members))
         too_early = self.first == "start" and len(query.used) == 1
-        return choice < self.least or query.pool.knowledge < self.known or too_early
+        return self._few(query.members) or query.pool.knowledge < self.known or too_early
 
     def _adjusted(self, query: Query, cost: torch.Tensor) -> torch.Tensor:
         """Return J ``(ipc, m)`` with the current anchor favoured, or all used ones ruled out."""
