@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 
@@ -53,7 +54,7 @@ class Pool:
         """Return the indices ``(m,)`` of the images of a class."""
         return self.once(label, lambda: self.images.of_class(label))
 
-    @property
+    @cached_property
     def knowledge(self) -> float:
         """Share of what there is to know of these images' classes that the teacher knows.
 
