@@ -57,6 +57,13 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "anchors": ("reta-drc", "reta-drc connection.margin=0.1"),
     "both": ("reta-pta", "reta-paper", "reta connection.margin=0.1"),
     "long": (BASELINE, "reta-drc", "reta-drc connection.margin=0.1"),
+    # Start images drawn anew by each seed: medium ones are the same for all seeds of a setting, so
+    # that its interval knows nothing of other starts.
+    "drawn": (
+        "fadrm+ start.order=random",
+        "reta-drc start.order=random",
+        "reta-drc connection.margin=0.1 start.order=random",
+    ),
     "margin": (
         "reta-drc connection.margin=0.3",
         "reta-drc connection.margin=1",

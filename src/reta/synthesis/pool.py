@@ -59,8 +59,8 @@ class Pool:
         """Share of what there is to know of these images' classes that the teacher knows.
 
         1 − CE / ln C, with its cross-entropy on them: 0 for a guess (or worse), 1 for certainty;
-        McFadden's R². It counts how sure the teacher is, which accuracy does not, and means the
-        same for ten classes and a thousand.
+        McFadden's R² against an even guess. It counts how sure the teacher is, which accuracy does
+        not, and means the same for ten classes and a thousand.
         """
         classes = len(self.images.classes)
         if classes < 2:
