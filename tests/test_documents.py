@@ -42,8 +42,11 @@ def test_the_tables_are_those_of_the_results():
 
 def test_the_page_of_factors_is_that_of_the_results():
     """Breaks when a row was measured and the page not made anew, or a number in it was typed."""
-    page = factors_page.page(factors_page.read())
-    assert factors_page.PAGE.read_text(encoding="utf-8") == page
+    settings = factors_page.read()
+    assert factors_page.PAGE.read_text(encoding="utf-8") == factors_page.page(settings)
+    answer = factors_page.ANSWER.read_text(encoding="utf-8")
+    assert answer.count("<!-- factors: ") == 2
+    assert answer == factors_page.filled(answer, settings)
 
 
 def test_a_gain_over_settings_leans_on_the_precise_ones():
