@@ -255,9 +255,9 @@ def rule_table(settings: Settings) -> list[str]:
         for decision in (True, False):
             own = [s for s in settings.values() if (s["role"], retrieves(s)) == (role, decision)]
             if own:
-                cells = [str(over(own, row) or "–") for row in rows]
+                cells = [str(over_settings(own, row, BASELINE) or "–") for row in rows]
                 rule = "retrieve" if decision else "keep"
-                lines.append(f"| *over all* | {role} | | | {rule} | {' | '.join(cells)} |")
+                lines.append(f"| *mean of settings* | {role} | | | {rule} | {' | '.join(cells)} |")
     return lines
 
 
@@ -281,19 +281,19 @@ def drawn_table(settings: Settings) -> list[str]:
         )
     for decision, words in ((False, "keep"), (True, "retrieve")):
         own = [s for s in shown if retrieves(s) is decision]
-        cells = [str(over_settings(own, row) or "–") for row in rows]
+        cells = [str(over_settings(own, row, DRAWN) or "–") for row in rows]
         if len(own) > 1:
             rule = f"*mean of the settings where the rule says {words}*"
             lines.append(f"| {rule} | | | | | | {' | '.join(cells)} |")
     return lines
 
 
-def over_settings(settings: Sequence[Mapping[str, Any]], row: str) -> Gap | None:
-    """Return the mean over settings of a row's difference at drawn starts, each counting alike.
+def over_settings(settings: Sequence[Mapping[str, Any]], row: str, base: str) -> Gap | None:
+    """Return the mean over settings of a row's difference, each setting counting alike.
 
     The interval is of a bootstrap of settings, and of seeds within each.
     """
-    tables = [np.asarray(gaps(s, row, DRAWN)) for s in settings if row in s["rows"]]
+    tables = [np.asarray(gaps(s, row, base)) for s in settings if row in s["rows"]]
     if len(tables) < 2:
         return None
     rng = random_generator(0, "settings", row)
