@@ -14,8 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import shlex
-import sys
 from dataclasses import replace
 from pathlib import Path
 from statistics import mean
@@ -75,9 +73,9 @@ def measure(name: str, config: Config, eye: str, seeds: int, out: Path) -> dict[
         "eye": eye,
         "accuracy": accuracy,
         "differences": differences,
-        "gained_back": differences[OTHER][0] - differences[USUAL][0],
+        "gained_back": round(differences[OTHER][0] - differences[USUAL][0], 2),
         "baseline": mean(accuracy[BASELINE]),
-        "command": f"python benchmarks/eyes.py {shlex.join(sys.argv[1:])}",
+        "command": f"python benchmarks/eyes.py {name} --eye {eye} --seeds {seeds}",
         "hardware": RunFolder(folder / result["runs"][BASELINE][0]).manifest()["hardware"],
         "commit": commit(),
     }
