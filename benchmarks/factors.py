@@ -362,7 +362,8 @@ def run(name: str, setting: Setting, groups: list[str], seeds: int, out: Path) -
     result = compare(config, rows, folder, seeds=seeds, baseline=rows[0])
     real = world(config, teachers)
     for row, runs in result["runs"].items():
-        kept[row] = [figures(folder / one) | causes(folder / one, real) for one in runs]
+        found = [figures(folder / one) | causes(folder / one, real) for one in runs]
+        kept[row] = max(found, kept.get(row, []), key=len)  # fewer seeds take none away
     manifest = RunFolder(folder / result["runs"][rows[0]][0]).manifest()
     return {
         "setting": name,
