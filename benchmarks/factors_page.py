@@ -9,22 +9,29 @@ bootstrap). A row is *better* or *worse* only where the 95 % interval leaves out
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from html import escape
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-import numpy as np
 from factors import BASELINE, GROUPS, RESULTS, TEACHERS
-from scipy.stats import spearmanr, t, ttest_ind
+from factors_figures import forest, knowledge_figure
+from factors_gaps import (
+    DRAWN,
+    REAL,
+    RULE,
+    Settings,
+    between,
+    column,
+    over,
+    over_settings,
+    power,
+    retrieves,
+    within,
+)
+from scipy.stats import spearmanr
 
-from reta.evaluation.uncertainty import paired_difference
-from reta.methods import METHODS
-from reta.runtime import random_generator
 from reta.storage import read_json
 from reta.synthesis.retrieval import RetrievedAnchor
 
@@ -33,7 +40,6 @@ PAGE = ROOT / "docs" / "factors.md"
 ANSWER = ROOT / "docs" / "reproduction.md"
 FOREST = ROOT / "docs" / "images" / "factors.svg"
 KNOWLEDGE = ROOT / "docs" / "images" / "knowledge.svg"
-REAL = ("random", "medium", "typical")  # rows of images that were not optimised
 CAUSES = {
     "kappa": "κ, contraction of the classes",
     "distance": "distance between two images of a class",
@@ -76,78 +82,12 @@ WITHOUT_TOPOLOGY = {
     "reta connection.margin=0.1": "reta-drc connection.margin=0.1",
 }
 
-_WIDEST = 20.0  # points; an interval wider than that says nothing, and hides the others
-RULE = METHODS["reta"].connection
-DRAWN = "fadrm+ start.order=random"
-_OF_DRAWN = "reta-drc connection.margin=0.1 start.order=random"
 RETRIEVES = "reta connection.margin=0.1"  # what `reta` is, byte for byte, where its rule says yes
-
-Settings = Mapping[str, dict[str, Any]]
-
-
-@dataclass(frozen=True)
-class Gap:
-    """A difference in points of accuracy with its 95 % interval."""
-
-    mean: float
-    low: float
-    high: float
-
-    def __str__(self) -> str:
-        words = f"{self.mean:+.1f} [{self.low:+.1f}, {self.high:+.1f}]"
-        return f"**{words}**" if self.low > 0 or self.high < 0 else words
-
-
-def gaps(
-    setting: Mapping[str, Any], row: str, base: str = BASELINE, figure: str = "last"
-) -> list[float]:
-    """Return the differences of a row from FADRM+, seed by seed, in points of accuracy."""
-    rows = setting["rows"]
-    pairs = zip(rows[row], rows[base], strict=False)  # some rows have more seeds than others
-    return [100 * (one[figure] - other[figure]) for one, other in pairs]
-
-
-def within(setting: Mapping[str, Any], row: str, base: str = BASELINE) -> Gap | None:
-    """Return the difference of a row in one setting."""
-    if row not in setting["rows"] or row == base:
-        return None
-    values = [[gap] for gap in gaps(setting, row, base)]
-    found = paired_difference(values, [[0.0]] * len(values))
-    return Gap(found.mean, found.t_low, found.t_high) if found else None
-
-
-def over(settings: Iterable[Mapping[str, Any]], row: str, draws: int = 10_000) -> Gap | None:
-    """Return the difference of a row over the settings that have it, each by its precision."""
-    shown = [s for s in settings if row in s["rows"] and row != BASELINE]
-    if not shown:
-        return None
-    tables = [np.asarray(gaps(s, row)) for s in shown]
-    # One deviation for all rows of a setting: that of a row alone is known from few seeds.
-    weights = [len(x) / power(s)[0] ** 2 for s, x in zip(shown, tables, strict=True)]
-    rng = random_generator(0, "bootstrap", row)
-    means = [x[rng.integers(0, len(x), (draws, len(x)))].mean(axis=1) for x in tables]
-    low, high = np.percentile(np.average(means, axis=0, weights=weights), [2.5, 97.5])
-    middle = float(np.average([x.mean() for x in tables], weights=weights))
-    return Gap(middle, float(low), float(high))
-
-
-def power(setting: Mapping[str, Any]) -> tuple[float, float]:
-    """Return the deviation of paired differences, and the gain found with 80 % power."""
-    rows = [row for row in setting["rows"] if row not in (BASELINE, *REAL, *GROUPS["drawn"])]
-    seeds = len(setting["rows"][BASELINE])
-    deviation = math.sqrt(mean(stdev(gaps(setting, row)) ** 2 for row in rows))
-    reach = float(t.ppf(0.975, seeds - 1) + t.ppf(0.8, seeds - 1))
-    return deviation, reach * deviation / math.sqrt(seeds)
 
 
 def spread(values: Sequence[float]) -> str:
     """Return mean ± deviation in percent."""
     return f"{100 * mean(values):.1f} ± {100 * stdev(values):.1f}" if len(values) > 1 else "–"
-
-
-def column(setting: Mapping[str, Any]) -> str:
-    """Return how a setting is headed."""
-    return str(setting["setting"]).replace("-ipc", " @")
 
 
 def group_table(settings: Settings, group: str) -> list[str]:
@@ -221,20 +161,6 @@ def teachers_table(settings: Settings) -> list[str]:
     return lines
 
 
-def between(one: Mapping[str, Any], other: Mapping[str, Any], row: str) -> Gap:
-    """Return how much more a row gains in one setting than in another, by Welch's t."""
-    first, second = gaps(one, row), gaps(other, row)
-    found = ttest_ind(first, second, equal_var=False).confidence_interval()
-    return Gap(mean(first) - mean(second), float(found.low), float(found.high))
-
-
-def retrieves(setting: Mapping[str, Any]) -> bool:
-    """Return whether `reta` retrieves in a setting."""
-    assert isinstance(RULE, RetrievedAnchor)
-    enough: bool = setting["candidates"] >= RULE.least and setting["knowledge"] >= RULE.known
-    return enough
-
-
 def rule_table(settings: Settings) -> list[str]:
     """Return what the rule of `reta` says of each setting, and what retrieval does there."""
     rows = ("reta-drc", "reta-drc connection.margin=0.1", "reta")
@@ -288,23 +214,6 @@ def drawn_table(settings: Settings) -> list[str]:
     return lines
 
 
-def over_settings(settings: Sequence[Mapping[str, Any]], row: str, base: str) -> Gap | None:
-    """Return the mean over settings of a row's difference, each setting counting alike.
-
-    The interval is of a bootstrap of settings, and of seeds within each.
-    """
-    tables = [np.asarray(gaps(s, row, base)) for s in settings if row in s["rows"]]
-    if len(tables) < 2:
-        return None
-    rng = random_generator(0, "settings", row)
-    means = []
-    for _ in range(4000):
-        chosen = [tables[index] for index in rng.integers(0, len(tables), len(tables))]
-        means.append(mean(float(rng.choice(one, len(one)).mean()) for one in chosen))
-    low, high = np.percentile(means, [2.5, 97.5])
-    return Gap(mean(float(one.mean()) for one in tables), float(low), float(high))
-
-
 def causes_table(settings: Settings) -> list[str]:
     """Return how each measured cause goes with accuracy, over rows and seeds of a setting."""
     lines = [
@@ -354,103 +263,6 @@ def average(own: Sequence[Mapping[str, Any]], name: str) -> str:
     """Return the mean of a figure over seeds, in words."""
     values = [one[name] for one in own if one.get(name) is not None]
     return f"{mean(values):.3g}" if values else "–"
-
-
-def forest(settings: Settings) -> str:
-    """Return all rows as a figure: mean difference over settings, with its interval."""
-    rows = list(dict.fromkeys(row for s in settings.values() for row in s["rows"]))
-    rows = [row for row in rows if row not in GROUPS["drawn"][1:]]  # of other starts than FADRM+
-    found = [(row, over(settings.values(), row)) for row in rows]
-    shown = sorted(((r, g) for r, g in found if g), key=lambda pair: -pair[1].mean)
-    reach = max(max(abs(g.low), abs(g.high)) for _, g in shown)
-    left, width, line = 390, 360, 20
-
-    def x(value: float) -> float:
-        return left + width * (value + reach) / (2 * reach)
-
-    parts = []
-    for index, (row, gap) in enumerate(shown):
-        y = 30 + line * index
-        colour = "#1a7f37" if gap.low > 0 else "#c4361c" if gap.high < 0 else "#6e7781"
-        parts.append(
-            f'<text x="{left - 10}" y="{y + 4}" text-anchor="end">{escape(row)}</text>'
-            f'<line x1="{x(gap.low):.1f}" x2="{x(gap.high):.1f}" y1="{y}" y2="{y}" '
-            f'stroke="{colour}" stroke-width="2"/>'
-            f'<circle cx="{x(gap.mean):.1f}" cy="{y}" r="4" fill="{colour}"/>'
-            f'<text x="{left + width + 10}" y="{y + 4}">{gap.mean:+.1f}</text>'
-        )
-    height = 50 + line * len(shown)
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {left + width + 60} {height}" '
-        'font-family="sans-serif" font-size="12">'
-        '<rect width="100%" height="100%" fill="white"/>'
-        f'<line x1="{x(0):.1f}" x2="{x(0):.1f}" y1="18" y2="{height - 25}" stroke="#8c959f" '
-        'stroke-dasharray="3 3"/>'
-        f'<text x="{x(0):.1f}" y="{height - 8}" text-anchor="middle">'
-        f"points of accuracy against {BASELINE}, mean over settings, 95 % interval</text>"
-        f"{''.join(parts)}</svg>\n"
-    )
-
-
-def knowledge_figure(settings: Settings) -> str:
-    """Return what retrieval with a margin gains, against what the teacher knows, as a figure."""
-    assert isinstance(RULE, RetrievedAnchor)
-    row, colours = "reta-drc connection.margin=0.1", ("#54aeff", "#8250df")
-    points = [
-        (s, gap, colour)
-        for own, base, colour in zip((row, _OF_DRAWN), (BASELINE, DRAWN), colours, strict=True)
-        for s in settings.values()
-        if (gap := within(s, own, base)) and gap.high - gap.low < _WIDEST
-    ]
-    low, high = min(gap.low for _, gap, _ in points), max(gap.high for _, gap, _ in points)
-    left, top, width, height = 60, 20, 640, 300
-
-    def x(value: float) -> float:
-        return left + width * value
-
-    def y(value: float) -> float:
-        return top + height * (high - value) / (high - low)
-
-    parts = [
-        f'<line x1="{left}" x2="{left + width}" y1="{y(0):.1f}" y2="{y(0):.1f}" stroke="#8c959f"/>'
-        f'<line x1="{x(RULE.known)}" x2="{x(RULE.known)}" y1="{top}" y2="{top + height}" '
-        'stroke="#8c959f" stroke-dasharray="3 3"/>'
-        f'<text x="{x(RULE.known) + 6}" y="{top + 10}" fill="#57606a">reta retrieves</text>'
-        f'<text x="{x(RULE.known) - 6}" y="{top + 10}" fill="#57606a" text-anchor="end">'
-        "reta keeps the start</text>"
-    ]
-    for value in range(math.ceil(low), math.floor(high) + 1, 2):
-        words = f"{value:+d}" if value else "0"
-        parts.append(
-            f'<text x="{left - 10}" y="{y(value) + 4:.1f}" text-anchor="end">{words}</text>'
-        )
-    for tenth in range(0, 11, 2):
-        parts.append(
-            f'<text x="{x(tenth / 10)}" y="{top + height + 18}" text-anchor="middle">'
-            f"{tenth / 10:.1f}</text>"
-        )
-    for s, gap, colour in points:
-        drawn = colour == colours[1]
-        at = x(s["knowledge"]) + 3 * drawn  # beside what has the same teacher
-        few = s["candidates"] < RULE.least
-        parts.append(
-            f"<g><title>{column(s)}, {s['candidates']} images a class: {gap}</title>"
-            f'<line x1="{at:.1f}" x2="{at:.1f}" y1="{y(gap.low):.1f}" y2="{y(gap.high):.1f}" '
-            f'stroke="{colour}" stroke-opacity="0.5"/>'
-            f'<circle cx="{at:.1f}" cy="{y(gap.mean):.1f}" r="5" stroke="{colour}" '
-            f'stroke-width="2" fill="{"white" if few else colour}"/></g>'
-        )
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {left + width + 30} '
-        f'{top + height + 70}" font-family="sans-serif" font-size="12">'
-        '<rect width="100%" height="100%" fill="white"/>'
-        f"{''.join(parts)}"
-        f'<text x="{left}" y="{top + height + 38}">what the first teacher knows of the classes, '
-        f"1 − CE / ln C; up: points of accuracy gained over {BASELINE}, 95 %</text>"
-        f'<text x="{left}" y="{top + height + 56}"><tspan fill="{colours[0]}">● from FADRM\'s '
-        f'start</tspan> <tspan fill="{colours[1]}" dx="10">● each seed from another</tspan>'
-        f'<tspan dx="10">○ fewer than {RULE.least} images a class</tspan></text></svg>\n'
-    )
 
 
 def page(settings: Settings) -> str:

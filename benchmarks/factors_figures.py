@@ -1,0 +1,111 @@
+"""The figures of docs/factors.md, as SVG."""
+
+from __future__ import annotations
+
+import math
+from html import escape
+
+from factors import BASELINE, GROUPS
+from factors_gaps import DRAWN, RULE, Settings, column, over, within
+
+from reta.synthesis.retrieval import RetrievedAnchor
+
+_OF_DRAWN = "reta-drc connection.margin=0.1 start.order=random"
+_WIDEST = 20.0  # points; an interval wider than that says nothing, and hides the others
+
+
+def forest(settings: Settings) -> str:
+    """Return all rows as a figure: mean difference over settings, with its interval."""
+    rows = list(dict.fromkeys(row for s in settings.values() for row in s["rows"]))
+    rows = [row for row in rows if row not in GROUPS["drawn"][1:]]  # of other starts than FADRM+
+    found = [(row, over(settings.values(), row)) for row in rows]
+    shown = sorted(((r, g) for r, g in found if g), key=lambda pair: -pair[1].mean)
+    reach = max(max(abs(g.low), abs(g.high)) for _, g in shown)
+    left, width, line = 390, 360, 20
+
+    def x(value: float) -> float:
+        return left + width * (value + reach) / (2 * reach)
+
+    parts = []
+    for index, (row, gap) in enumerate(shown):
+        y = 30 + line * index
+        colour = "#1a7f37" if gap.low > 0 else "#c4361c" if gap.high < 0 else "#6e7781"
+        parts.append(
+            f'<text x="{left - 10}" y="{y + 4}" text-anchor="end">{escape(row)}</text>'
+            f'<line x1="{x(gap.low):.1f}" x2="{x(gap.high):.1f}" y1="{y}" y2="{y}" '
+            f'stroke="{colour}" stroke-width="2"/>'
+            f'<circle cx="{x(gap.mean):.1f}" cy="{y}" r="4" fill="{colour}"/>'
+            f'<text x="{left + width + 10}" y="{y + 4}">{gap.mean:+.1f}</text>'
+        )
+    height = 50 + line * len(shown)
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {left + width + 60} {height}" '
+        'font-family="sans-serif" font-size="12">'
+        '<rect width="100%" height="100%" fill="white"/>'
+        f'<line x1="{x(0):.1f}" x2="{x(0):.1f}" y1="18" y2="{height - 25}" stroke="#8c959f" '
+        'stroke-dasharray="3 3"/>'
+        f'<text x="{x(0):.1f}" y="{height - 8}" text-anchor="middle">'
+        f"points of accuracy against {BASELINE}, mean over settings, 95 % interval</text>"
+        f"{''.join(parts)}</svg>\n"
+    )
+
+
+def knowledge_figure(settings: Settings) -> str:
+    """Return what retrieval with a margin gains, against what the teacher knows, as a figure."""
+    assert isinstance(RULE, RetrievedAnchor)
+    row, colours = "reta-drc connection.margin=0.1", ("#54aeff", "#8250df")
+    points = [
+        (s, gap, colour)
+        for own, base, colour in zip((row, _OF_DRAWN), (BASELINE, DRAWN), colours, strict=True)
+        for s in settings.values()
+        if (gap := within(s, own, base)) and gap.high - gap.low < _WIDEST
+    ]
+    low, high = min(gap.low for _, gap, _ in points), max(gap.high for _, gap, _ in points)
+    left, top, width, height = 60, 20, 640, 300
+
+    def x(value: float) -> float:
+        return left + width * value
+
+    def y(value: float) -> float:
+        return top + height * (high - value) / (high - low)
+
+    parts = [
+        f'<line x1="{left}" x2="{left + width}" y1="{y(0):.1f}" y2="{y(0):.1f}" stroke="#8c959f"/>'
+        f'<line x1="{x(RULE.known)}" x2="{x(RULE.known)}" y1="{top}" y2="{top + height}" '
+        'stroke="#8c959f" stroke-dasharray="3 3"/>'
+        f'<text x="{x(RULE.known) + 6}" y="{top + 10}" fill="#57606a">reta retrieves</text>'
+        f'<text x="{x(RULE.known) - 6}" y="{top + 10}" fill="#57606a" text-anchor="end">'
+        "reta keeps the start</text>"
+    ]
+    for value in range(math.ceil(low), math.floor(high) + 1, 2):
+        words = f"{value:+d}" if value else "0"
+        parts.append(
+            f'<text x="{left - 10}" y="{y(value) + 4:.1f}" text-anchor="end">{words}</text>'
+        )
+    for tenth in range(0, 11, 2):
+        parts.append(
+            f'<text x="{x(tenth / 10)}" y="{top + height + 18}" text-anchor="middle">'
+            f"{tenth / 10:.1f}</text>"
+        )
+    for s, gap, colour in points:
+        drawn = colour == colours[1]
+        at = x(s["knowledge"]) + 3 * drawn  # beside what has the same teacher
+        few = s["candidates"] < RULE.least
+        parts.append(
+            f"<g><title>{column(s)}, {s['candidates']} images a class: {gap}</title>"
+            f'<line x1="{at:.1f}" x2="{at:.1f}" y1="{y(gap.low):.1f}" y2="{y(gap.high):.1f}" '
+            f'stroke="{colour}" stroke-opacity="0.5"/>'
+            f'<circle cx="{at:.1f}" cy="{y(gap.mean):.1f}" r="5" stroke="{colour}" '
+            f'stroke-width="2" fill="{"white" if few else colour}"/></g>'
+        )
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {left + width + 30} '
+        f'{top + height + 70}" font-family="sans-serif" font-size="12">'
+        '<rect width="100%" height="100%" fill="white"/>'
+        f"{''.join(parts)}"
+        f'<text x="{left}" y="{top + height + 38}">what the first teacher knows of the classes, '
+        f"1 − CE / ln C; up: points of accuracy gained over {BASELINE}, 95 %</text>"
+        f'<text x="{left}" y="{top + height + 56}"><tspan fill="{colours[0]}">● from FADRM\'s '
+        f'start</tspan> <tspan fill="{colours[1]}" dx="10">● each seed from another</tspan>'
+        f'<tspan dx="10">○ fewer than {RULE.least} images a class</tspan></text></svg>\n'
+    )
