@@ -21,6 +21,7 @@ from factors_gaps import (
     DRAWN,
     REAL,
     RULE,
+    Gap,
     Settings,
     between,
     column,
@@ -101,18 +102,32 @@ def group_table(settings: Settings, group: str) -> list[str]:
     if not rows:
         return []
     roles = [role for role in ("choose", "confirm") if any(s["role"] == role for s in shown)]
-    heads = [*map(column, shown), *(f"over all to {role}" for role in roles)]
-    lines = [
-        f"### {TITLES[group]}",
-        "",
-        f"| difference from {BASELINE}, points | " + " | ".join(heads) + " |",
-        "|---|" + "---|" * len(heads),
+    places = [*map(column, shown), *(f"*over all to {role}*" for role in roles)]
+    across = [
+        [*(within(s, row) for s in shown), *(over_role(shown, role, row) for role in roles)]
+        for row in rows
     ]
-    for row in rows:
-        cells = [within(s, row) for s in shown]
-        cells += [over([s for s in shown if s["role"] == role], row) for role in roles]
-        lines.append(f"| {row} | " + " | ".join(str(c or "–") for c in cells) + " |")
-    return [*lines, ""]
+    cells = [[str(gap or "–") for gap in line] for line in across]
+    corner = f"difference from {BASELINE}, points"
+    return [f"### {TITLES[group]}", "", *lying(places, rows, cells, corner), ""]
+
+
+def over_role(shown: Sequence[Mapping[str, Any]], role: str, row: str) -> Gap | None:
+    """Return the difference of a row over the settings of a role."""
+    return over([s for s in shown if s["role"] == role], row)
+
+
+def lying(
+    settings: Sequence[str], names: Sequence[str], cells: Sequence[Sequence[str]], corner: str
+) -> list[str]:
+    """Return a table of names × settings with the longer of its two sides down the page."""
+    if len(settings) > len(names):
+        corner, settings, names = "setting", names, settings
+        cells = list(zip(*cells, strict=True))
+    lines = [f"| {corner} | {' | '.join(settings)} |", "|---|" + "---|" * len(settings)]
+    return lines + [
+        f"| {name} | {' | '.join(line)} |" for name, line in zip(names, cells, strict=True)
+    ]
 
 
 def settings_table(settings: Settings) -> list[str]:
@@ -216,17 +231,14 @@ def drawn_table(settings: Settings) -> list[str]:
 
 def causes_table(settings: Settings) -> list[str]:
     """Return how each measured cause goes with accuracy, over rows and seeds of a setting."""
-    lines = [
-        "| measure | " + " | ".join(map(column, settings.values())) + " | mean |",
-        "|---|" + "---|" * (len(settings) + 1),
-    ]
+    measures, cells = [], []
     for name, title in CAUSES.items():
         found = [correlation(s, name) for s in settings.values()]
-        known = [value for value in found if value is not None]
-        cells = ["–" if value is None else f"{value:+.2f}" for value in found]
-        if known:
-            lines.append(f"| {title} | {' | '.join(cells)} | {mean(known):+.2f} |")
-    return lines
+        if known := [value for value in found if value is not None]:
+            measures.append(title)
+            both = (*found, mean(known))
+            cells.append(["–" if value is None else f"{value:+.2f}" for value in both])
+    return lying([*map(column, settings.values()), "*mean*"], measures, cells, "measure")
 
 
 def correlation(setting: Mapping[str, Any], cause: str) -> float | None:
@@ -293,8 +305,7 @@ def page(settings: Settings) -> str:
         "",
         "## Retrieval, by how good the teachers are",
         "",
-        "The same images and students, one image per class, under teachers that learned for "
-        "fewer or more epochs.",
+        "The same images and students under teachers that learned for fewer or more epochs.",
         "",
         *teachers_table(settings),
         "",
