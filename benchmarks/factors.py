@@ -49,13 +49,12 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "reta-pta",
         "reta-paper",
         "reta-distinct",
-        "reta connection.margin=0.1",
-        "reta",
+        "reta-paper connection.margin=0.1",
     ),
     # What was found by choosing, where nothing was chosen. At one image per class PTA is nothing,
     # so `anchors` says all; `both` asks the rest.
     "anchors": ("reta-drc", "reta-drc connection.margin=0.1"),
-    "both": ("reta-pta", "reta-paper", "reta connection.margin=0.1"),
+    "both": ("reta-pta", "reta-paper", "reta-paper connection.margin=0.1"),
     "long": (BASELINE, "reta-drc", "reta-drc connection.margin=0.1"),
     # Start images drawn anew by each seed: medium ones are the same for all seeds of a setting, so
     # that its interval knows nothing of other starts.
@@ -135,8 +134,8 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "fadrm+ start.order=random",
         "reta-pta",
         "reta-drc connection.margin=0.1",
-        "reta connection.margin=0.1",
-        "reta connection.margin=0.1 start.order=random",
+        "reta-paper connection.margin=0.1",
+        "reta-paper connection.margin=0.1 start.order=random",
     ),
     "cross": (
         "fadrm+ start.order=random",

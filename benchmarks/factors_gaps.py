@@ -67,7 +67,7 @@ def over(settings: Iterable[Mapping[str, Any]], row: str, draws: int = 10_000) -
     tables = [np.asarray(gaps(s, row)) for s in shown]
     # One deviation for all rows of a setting: that of a row alone is known from few seeds.
     weights = [len(x) / power(s)[0] ** 2 for s, x in zip(shown, tables, strict=True)]
-    rng = random_generator(0, "bootstrap", row)
+    rng = random_generator(0, "bootstrap")
     means = [x[rng.integers(0, len(x), (draws, len(x)))].mean(axis=1) for x in tables]
     low, high = np.percentile(np.average(means, axis=0, weights=weights), [2.5, 97.5])
     middle = float(np.average([x.mean() for x in tables], weights=weights))
@@ -82,7 +82,7 @@ def over_settings(settings: Sequence[Mapping[str, Any]], row: str, base: str) ->
     tables = [np.asarray(gaps(s, row, base)) for s in settings if row in s["rows"]]
     if len(tables) < 2:
         return None
-    rng = random_generator(0, "settings", row)
+    rng = random_generator(0, "settings")
     means = []
     for _ in range(4000):
         chosen = [tables[index] for index in rng.integers(0, len(tables), len(tables))]

@@ -56,7 +56,7 @@ CAUSES = {
 }
 TITLES = {
     "baselines": "Baselines",
-    "methods": "The paper's methods, distinct anchors, and what reta does now",
+    "methods": "The paper's methods, distinct anchors, and a margin with topology",
     "anchors": "The paper's anchors, and anchors with a margin",
     "both": "Topology alone, and with either",
     "margin": "How large a margin",
@@ -80,10 +80,11 @@ PRECISION = {"": "float32", "full": "float32", "half": "16 bits (RETA_PRECISION=
 # alone is FADRM+ there, which says nothing of PTA, so it has no row.
 WITHOUT_TOPOLOGY = {
     "reta-paper": "reta-drc",
-    "reta connection.margin=0.1": "reta-drc connection.margin=0.1",
+    "reta-paper connection.margin=0.1": "reta-drc connection.margin=0.1",
 }
 
-RETRIEVES = "reta connection.margin=0.1"  # what `reta` is, byte for byte, where its rule says yes
+# What `reta` is, byte for byte, where its rule says yes.
+RETRIEVES = "reta-paper connection.margin=0.1"
 
 
 def spread(values: Sequence[float]) -> str:
@@ -199,6 +200,28 @@ def rule_table(settings: Settings) -> list[str]:
                 cells = [str(over_settings(own, row, BASELINE) or "–") for row in rows]
                 rule = "retrieve" if decision else "keep"
                 lines.append(f"| *mean of settings* | {role} | | | {rule} | {' | '.join(cells)} |")
+    return lines
+
+
+def size_table(settings: Settings) -> list[str]:
+    """Return the methods by images per class, where the rule of `reta` retrieves and elsewhere."""
+    rows = ("reta-pta", "reta-drc", "reta-paper", RETRIEVES, "reta")
+    lines = [
+        f"| the rule | images per class | settings | {' | '.join(rows)} |",
+        "|---|---|---|" + "---|" * len(rows),
+    ]
+    for decision in (True, False):
+        group = [s for s in settings.values() if retrieves(s) is decision]
+        for size in sorted({s["config"]["ipc"] for s in group}):
+            own = [s for s in group if s["config"]["ipc"] == size]
+            cells = []
+            for row in rows:
+                having = [s for s in own if row in s["rows"]]
+                gap = over_settings(having, row, BASELINE) or (having and within(having[0], row))
+                few = f" ({len(having)})" if len(having) not in (0, len(own)) else ""
+                cells.append(f"{gap or '–'}{few}")
+            rule = "retrieve" if decision else "keep"
+            lines.append(f"| {rule} | {size} | {len(own)} | {' | '.join(cells)} |")
     return lines
 
 
@@ -336,6 +359,11 @@ def page(settings: Settings) -> str:
         "",
         *rule_table(settings),
         "",
+        "By images per class, each setting counting alike (in brackets: of how many settings, "
+        "where some lack the row). A class of one image has no topology, so PTA is nothing there.",
+        "",
+        *size_table(settings),
+        "",
         "## Factors",
         "",
     ]
@@ -377,7 +405,7 @@ def page(settings: Settings) -> str:
     return "\n".join(lines) + "\n"
 
 
-TABLES = {"drawn": drawn_table, "teachers": teachers_table, "rule": rule_table}
+TABLES = {"drawn": drawn_table, "teachers": teachers_table, "rule": rule_table, "size": size_table}
 
 
 def filled(document: str, settings: Settings) -> str:
