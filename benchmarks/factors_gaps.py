@@ -7,6 +7,7 @@ resampled within each, or settings and seeds.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import mean, stdev
@@ -116,4 +117,4 @@ def retrieves(setting: Mapping[str, Any]) -> bool:
 
 def column(setting: Mapping[str, Any]) -> str:
     """Return how a setting is headed."""
-    return str(setting["setting"]).replace("-ipc", " @")
+    return re.sub(r"-ipc(\d+)(.*)", r"\2 @\1", setting["setting"])

@@ -15,7 +15,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from factors import BASELINE, GROUPS, RESULTS, TEACHERS
+from factors import BASELINE, GROUPS, RESULTS, SETTINGS, TEACHERS
 from factors_figures import forest, knowledge_figure
 from factors_gaps import (
     DRAWN,
@@ -421,6 +421,7 @@ def filled(document: str, settings: Settings) -> str:
 def load(path: Path) -> dict[str, Any]:
     """Return a setting, with the rows that others are byte for byte: without topology, `reta`."""
     setting: dict[str, Any] = read_json(path)
+    setting["role"] = SETTINGS[path.stem].role  # it may have changed since
     rows = setting["rows"]
     single = setting["config"]["ipc"] == 1
     if single:
