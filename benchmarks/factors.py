@@ -222,6 +222,13 @@ SETTINGS = {
     "cifar100-ipc1-weak": Setting(
         "cifar100-weak", replace(_CIFAR, ipc=1, teacher_epochs=2), "confirm", 15
     ),
+    # Teachers that learn for as long as they do where nothing is said.
+    "cifar100-ipc1-strong": Setting(
+        "cifar100-strong", replace(_CIFAR, ipc=1, teacher_epochs=30), "confirm", 15
+    ),
+    "cifar100-ipc10-strong": Setting(
+        "cifar100-strong", replace(_CIFAR, ipc=10, teacher_epochs=30), "confirm", 110
+    ),
     "cifar100-ipc5": Setting("cifar100", replace(_CIFAR, ipc=5), "confirm", 60),
     "cifar100-ipc5-weak": Setting(
         "cifar100-weak", replace(_CIFAR, ipc=5, teacher_epochs=2), "confirm", 60
@@ -316,9 +323,9 @@ TEACHERS = (
     ("imagenette-32px-weak-ipc1", "imagenette-32px-ipc1"),
     ("imagenette-400-ipc1", "imagenette-400-strong-ipc1"),
     ("cifar100-20-weak-ipc1", "cifar100-20-ipc1", "cifar100-20-strong-ipc1"),
-    ("cifar100-ipc1-weak", "cifar100-ipc1"),
+    ("cifar100-ipc1-weak", "cifar100-ipc1", "cifar100-ipc1-strong"),
     ("cifar100-ipc5-weak", "cifar100-ipc5"),
-    ("cifar100-ipc10-weak", "cifar100-ipc10"),
+    ("cifar100-ipc10-weak", "cifar100-ipc10", "cifar100-ipc10-strong"),
 )
 
 
