@@ -68,6 +68,13 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "reta-drc connection.margin=1",
         "reta-drc connection.margin=0.1 connection.first=start",
     ),
+    # Five images of a class and more share the anchors that plain retrieval finds.
+    "own": (
+        "reta-drc",
+        "reta-drc connection.margin=0.1",
+        "reta-drc connection.margin=0.1 connection.anchors=distinct",
+        "reta-drc connection.anchors=distinct connection.fresh=true",
+    ),
     # The same teachers, fewer images to retrieve from.
     "pool": (
         "reta-drc connection.candidates=30",

@@ -60,6 +60,7 @@ TITLES = {
     "anchors": "The paper's anchors, and anchors with a margin",
     "both": "Topology alone, and with either",
     "margin": "How large a margin",
+    "own": "An anchor for each image of a class",
     "pool": "Fewer images to retrieve from, under the same teachers",
     "retrieval": "Which anchor",
     "retrieval-more": "Which anchor: scale, candidates, space, reuse",
