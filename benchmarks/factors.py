@@ -75,6 +75,14 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "reta-drc connection.margin=0.1 connection.anchors=distinct",
         "reta-drc connection.anchors=distinct connection.fresh=true",
     ),
+    # Each image chooses among the real ones nearest to its start: the class stays as wide as it was.
+    "cells": (
+        BASELINE,
+        "reta-drc",
+        "reta-drc connection.anchors=cells",
+        "reta-paper connection.anchors=cells",
+    ),
+    "cells-more": ("reta-drc connection.margin=0.1 connection.anchors=cells",),
     # The same teachers, fewer images to retrieve from.
     "pool": (
         "reta-drc connection.candidates=30",

@@ -61,6 +61,8 @@ TITLES = {
     "both": "Topology alone, and with either",
     "margin": "How large a margin",
     "own": "An anchor for each image of a class",
+    "cells": "Anchors from the neighbourhood of each start",
+    "cells-more": "Anchors from the neighbourhood of each start, and a margin",
     "pool": "Fewer images to retrieve from, under the same teachers",
     "retrieval": "Which anchor",
     "retrieval-more": "Which anchor: scale, candidates, space, reuse",

@@ -18,8 +18,11 @@ from reta.synthesis.embedding import Embedding
 from reta.synthesis.pool import Pool
 
 ComplexityScale = Literal["minmax", "rank", "zscore", "raw"]
-Anchors = Literal["argmin", "distinct"]
+Anchors = Literal["argmin", "distinct", "cells"]
 First = Literal["retrieved", "start"]
+# Added to J of what must not be chosen. Large and not infinite: where nothing else is left, the best
+# of it is chosen, and an assignment at finite cost exists.
+_NEVER = 1e6
 
 
 def fit_complexity_score(
@@ -106,6 +109,27 @@ def scale_complexity(complexity: torch.Tensor, scale: ComplexityScale) -> torch.
     return (complexity - complexity.min()) / span
 
 
+def cells(keys: torch.Tensor, starts: torch.Tensor) -> torch.Tensor:
+    """Return which real images lie nearest to which start: its Voronoi cell on the unit sphere.
+
+    Args:
+        keys: ``(m, d)`` features φ of the real images of a class.
+        starts: ``(ipc,)`` rows of ``keys`` that the synthetic images started from.
+
+    Returns:
+        ``(ipc, m)`` booleans; a real image is in one cell, in those of all starts that are equal.
+    """
+    keys = F.normalize(keys, dim=1)
+    similarity = keys[starts] @ keys.T  # (ipc, m)
+    return similarity == similarity.amax(dim=0)
+
+
+def _positions(query: Query) -> torch.Tensor:
+    """Return where the start images ``(ipc,)`` of a class are among its members."""
+    assert query.used is not None
+    return (query.members == query.used[0][:, None]).int().argmax(dim=1)
+
+
 @dataclass(frozen=True)
 class RetrievedAnchor(Connection):
     """DRC: at each connection, retrieve for every synthetic image the candidate of least J.
@@ -114,7 +138,9 @@ class RetrievedAnchor(Connection):
         alpha: weight of the synthetic image.
         trade_off: λ of Eq. 4.
         anchors: ``argmin`` lets several images of a class take the same anchor (the paper);
-            ``distinct`` gives each its own, at the least total cost.
+            ``distinct`` gives each its own, at the least total cost; ``cells`` lets each choose of
+            its Voronoi cell, the real images that lie nearest to the one it started from, so that
+            the images of a class stay as different as their starts were.
         complexity_scale: how c(o) is brought to the scale of the fit term.
         sigma: smoothing of Eq. 5, in pixels.
         candidates: only so many real images of each class, the same at every connection; None is
@@ -180,8 +206,10 @@ class RetrievedAnchor(Connection):
             scale_complexity(complexity.double(), self.complexity_scale),
             self.trade_off,
         )  # (ipc, m)
+        if self.anchors == "cells" and query.used is not None:
+            cost = cost + _NEVER * ~cells(keys.double(), _positions(query))
         members, cost = self._candidates(query, self._adjusted(query, cost))
-        if self.anchors == "argmin" or len(members) < len(cost):
+        if self.anchors != "distinct" or len(members) < len(cost):
             if self.anchors == "distinct":
                 warn_once("a class has fewer real images than ipc: anchors cannot be distinct")
             return members[cost.argmin(dim=1)]
@@ -220,9 +248,7 @@ class RetrievedAnchor(Connection):
             return cost
         if self.fresh:
             taken = (query.used[:, :, None] == query.members).any(dim=0)  # (ipc, m)
-            # A large number and not infinity: where all are used, the best is used again, and
-            # an assignment at finite cost exists.
-            return cost + 1e6 * taken
+            return cost + _NEVER * taken
         return cost - self.margin * (query.current[:, None] == query.members)
 
     def _candidates(self, query: Query, cost: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
