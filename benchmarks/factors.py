@@ -75,7 +75,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "reta-drc connection.margin=0.1 connection.anchors=distinct",
         "reta-drc connection.anchors=distinct connection.fresh=true",
     ),
-    # Each image chooses among the real ones nearest to its start: the class stays as wide as it was.
+    # Each image chooses among the real ones nearest to its start, so that a class stays as wide.
     "cells": (
         BASELINE,
         "reta-drc",

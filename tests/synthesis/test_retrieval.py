@@ -167,6 +167,46 @@ def test_distinct_anchors_have_the_least_total_cost(pool: Pool) -> None:
     assert len(set(RetrievedAnchor().choose(Query(pool, 2, queries, None, 16))[:2].tolist())) == 1
 
 
+def test_anchors_of_cells_are_the_best_of_those_nearest_to_each_start(pool: Pool) -> None:
+    """Cells of the current anchors instead of the first, of the queries, or of Euclidean space."""
+    queries = features_near(pool, 4)
+    members, cost = brute_force_cost(pool, 2, queries, 0.1, 16)
+    starts = [members[place] for place in (0, 2, 4, 6)]
+    used = torch.tensor([starts, [members[1]] * 4])
+    z = pool.features.double().numpy()
+    z = z / np.linalg.norm(z, axis=1, keepdims=True)
+    owner = [max(range(4), key=lambda column: z[index] @ z[starts[column]]) for index in members]
+    assert len(set(owner)) == 4
+    expected = []
+    for row in range(4):
+        own = [place for place in range(len(members)) if owner[place] == row]
+        expected.append(members[min(own, key=lambda place: cost[row, place])])
+    apart = RetrievedAnchor(anchors="cells")
+    assert apart.choose(Query(pool, 2, queries, used, 16)).tolist() == expected
+    best = RetrievedAnchor().choose(Query(pool, 2, queries, used, 16))
+    assert best.tolist() != expected, "or the cells decide nothing here"
+    assert torch.equal(apart.choose(Query(pool, 2, queries, None, 16)), best), "no start, no cells"
+
+
+def test_a_single_image_has_the_whole_class_for_its_cell(pool: Pool) -> None:
+    """A cell that leaves an image out: at one per class, cells are the paper's own retrieval."""
+    for label in range(4):
+        for start in pool.members(label):
+            query = Query(pool, label, features_near(pool, 1), start[None, None], 16)
+            one, other = (RetrievedAnchor(anchors=a).choose(query) for a in ("argmin", "cells"))
+            assert torch.equal(one, other)
+
+
+def test_equal_starts_share_a_cell(pool: Pool) -> None:
+    """All images of a cell given to the first of two equal starts, and none left to the second."""
+    queries = features_near(pool, 3)
+    queries[1] = queries[0]
+    first, second = pool.members(1)[[2, 7]].tolist()
+    used = torch.tensor([[first, first, second]])
+    chosen = RetrievedAnchor(anchors="cells").choose(Query(pool, 1, queries, used, 16))
+    assert chosen[0] == chosen[1] != chosen[2]
+
+
 def test_fewer_images_than_queries_fall_back_to_the_best(pool: Pool) -> None:
     """An assignment needs as many images as queries; a partial one would leave some without."""
     queries = features_near(pool, 12)

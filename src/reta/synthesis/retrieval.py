@@ -20,8 +20,8 @@ from reta.synthesis.pool import Pool
 ComplexityScale = Literal["minmax", "rank", "zscore", "raw"]
 Anchors = Literal["argmin", "distinct", "cells"]
 First = Literal["retrieved", "start"]
-# Added to J of what must not be chosen. Large and not infinite: where nothing else is left, the best
-# of it is chosen, and an assignment at finite cost exists.
+# Added to J of what must not be chosen. Large and not infinite: where nothing else is left, the
+# best of it is chosen, and an assignment at finite cost exists.
 _NEVER = 1e6
 
 
