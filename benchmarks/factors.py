@@ -277,6 +277,12 @@ SETTINGS = {
         "confirm",
         25,
     ),
+    "imagenette-32px-ipc5": Setting(
+        "imagenette-32px",
+        replace(_NETTE, ipc=5, image_size=32, per_class=400, teacher_epochs=10),
+        "confirm",
+        60,
+    ),
     # The same images under teachers that learned a fifth as long; and larger ones under good ones.
     "imagenette-32px-weak-ipc1": Setting(
         "imagenette-32px-weak",
@@ -314,6 +320,12 @@ SETTINGS = {
         replace(_THIRD, ipc=2, per_class=500, teacher_epochs=12),
         "confirm",
         40,
+    ),
+    "cifar100-third-ipc5": Setting(
+        "cifar100-third",
+        replace(_THIRD, ipc=5, per_class=500, teacher_epochs=12),
+        "confirm",
+        110,
     ),
     # Readings of the topology, which one image per class cannot tell apart, are chosen here.
     "cifar100-20-ipc2": Setting("cifar100-20", replace(_TWENTY, ipc=2), "choose", 25),
