@@ -247,7 +247,7 @@ def cautions(prepared: Prepared, config: Config) -> list[str]:
 def anchors_caution(prepared: Prepared, config: Config) -> str | None:
     """Return what a reader should know of the anchors a method chooses, in a sentence."""
     connection = recipe_of(config).connection
-    return connection.caution(prepared.pool) if connection else None
+    return connection.caution(prepared.pool, config.ipc) if connection else None
 
 
 def restarts(run: RunFolder) -> list[str]:

@@ -284,19 +284,34 @@ def test_anchors_are_kept_where_the_teacher_knows_too_little(pool: Pool) -> None
     assert torch.equal(above.choose(Query(pool, 2, queries, None, 16)), best), "no start to keep"
 
 
+def test_a_class_of_many_images_keeps_its_anchors(pool: Pool) -> None:
+    """Images of all classes counted, or real ones; the bound itself left out; no start to keep."""
+    queries = torch.randn(3, pool.features.shape[1], generator=torch.Generator().manual_seed(5))
+    used = pool.members(2)[:3][None]
+    best = RetrievedAnchor().choose(Query(pool, 2, queries, used, 16))
+    assert not torch.equal(best, used[0])
+    assert torch.equal(RetrievedAnchor(most=3).choose(Query(pool, 2, queries, used, 16)), best)
+    few = RetrievedAnchor(most=2)
+    assert torch.equal(few.choose(Query(pool, 2, queries, used, 16)), used[0])
+    assert torch.equal(few.choose(Query(pool, 2, queries[:2], used[:, :2], 16)), best[:2])
+    assert torch.equal(few.choose(Query(pool, 2, queries, None, 16)), best), "no start to keep"
+
+
 def test_kept_anchors_are_explained(pool: Pool) -> None:
     """Silence where a gate is closed, a word where it is open, or the wrong gate blamed."""
     count = int(pool.labels.bincount().max())
-    assert RetrievedAnchor().caution(pool) is None
-    assert RetrievedAnchor(least=1, known=pool.knowledge).caution(pool) is None
-    unknown = RetrievedAnchor(known=min(1.0, pool.knowledge + 0.01)).caution(pool) or ""
+    assert RetrievedAnchor().caution(pool, 2) is None
+    assert RetrievedAnchor(least=1, known=pool.knowledge).caution(pool, 2) is None
+    unknown = RetrievedAnchor(known=min(1.0, pool.knowledge + 0.01)).caution(pool, 2) or ""
     assert f"knows {pool.knowledge:.2f}" in unknown
     assert "connection.known" in unknown
-    few = RetrievedAnchor(least=count + 1).caution(pool) or ""
+    few = RetrievedAnchor(least=count + 1).caution(pool, 2) or ""
     classes = len(pool.labels.unique())
     assert few.startswith(f"{classes} of {classes} classes")
     assert f"fewer than {count + 1} images" in few
-    assert RetrievedAnchor(least=count, candidates=count - 1).caution(pool)
+    assert RetrievedAnchor(least=count, candidates=count - 1).caution(pool, 2)
+    assert RetrievedAnchor(most=2).caution(pool, 2) is None
+    assert "3 of each class" in (RetrievedAnchor(most=2).caution(pool, 3) or "")
 
 
 def test_a_margin_keeps_the_current_anchor_while_it_is_nearly_as_good(pool: Pool) -> None:
@@ -357,6 +372,7 @@ def test_few_candidates_are_those_of_medium_difficulty(pool: Pool) -> None:
         {"candidates": 0},
         {"margin": -1.0},
         {"least": -1},
+        {"most": 0},
         {"known": 1.5},
         {"fresh": True, "margin": 0.1},
     ],

@@ -116,7 +116,7 @@ class Connection(Protocol):
         """Return pool indices ``(ipc,)`` of the anchors of one class."""
         ...
 
-    def caution(self, pool: Pool) -> str | None:
+    def caution(self, pool: Pool, ipc: int) -> str | None:
         """Return, in a sentence, what a reader should know of its choices from these images."""
         return None
 

@@ -154,6 +154,8 @@ class RetrievedAnchor(Connection):
             synthetic one has hardly left it.
         least: a class with fewer images to choose from keeps the anchors it has: the nearest of
             few is far.
+        most: a class of more synthetic images than this keeps the anchors it has: several that
+            blend in what is nearest grow alike. None: any number retrieves.
         known: all classes keep their anchors where the first teacher knows less of the real images
             than this, see `Pool.knowledge`: what is near in its features need not be alike.
     """
@@ -170,6 +172,7 @@ class RetrievedAnchor(Connection):
     embedding: Embedding = "features"
     first: First = "retrieved"
     least: int = 0
+    most: int | None = None
     known: float = 0.0
 
     def __post_init__(self) -> None:
@@ -180,6 +183,8 @@ class RetrievedAnchor(Connection):
             raise UsageError(f"connection.candidates is {self.candidates}; it must be at least 1")
         if self.least < 0:
             raise UsageError(f"connection.least is {self.least}; it must not be negative")
+        if self.most is not None and self.most < 1:
+            raise UsageError(f"connection.most is {self.most}; it must be at least 1")
         if self.margin < 0:
             raise UsageError(f"connection.margin is {self.margin}; it must not be negative")
         if self.fresh and self.margin:
@@ -216,8 +221,13 @@ class RetrievedAnchor(Connection):
         _, columns = linear_sum_assignment(cost.numpy())
         return members[torch.from_numpy(columns)]
 
-    def caution(self, pool: Pool) -> str | None:
+    def caution(self, pool: Pool, ipc: int) -> str | None:
         """Return why classes keep their anchors throughout, if some do."""
+        if self._many(ipc):
+            return (
+                f"Images kept the anchors they began with: there are {ipc} of each class, and "
+                f"retrieval is asked for up to {self.most} (connection.most)."
+            )
         if pool.knowledge < self.known:
             return (
                 "Images kept the anchors they began with: the first teacher knows "
@@ -233,6 +243,9 @@ class RetrievedAnchor(Connection):
             f"fewer than {self.least} images to retrieve from (connection.least)."
         )
 
+    def _many(self, ipc: int) -> bool:
+        return self.most is not None and ipc > self.most
+
     def _few(self, members: torch.Tensor) -> bool:
         return min(len(members), self.candidates or len(members)) < self.least
 
@@ -240,7 +253,9 @@ class RetrievedAnchor(Connection):
         """Return whether the class keeps the anchors it has without a look at others."""
         assert query.used is not None
         too_early = self.first == "start" and len(query.used) == 1
-        return self._few(query.members) or query.pool.knowledge < self.known or too_early
+        unknown = query.pool.knowledge < self.known
+        many = self._many(len(query.embeddings))
+        return too_early or unknown or many or self._few(query.members)
 
     def _adjusted(self, query: Query, cost: torch.Tensor) -> torch.Tensor:
         """Return J ``(ipc, m)`` with the current anchor favoured, or all used ones ruled out."""
