@@ -10,7 +10,7 @@ from factors_gaps import DRAWN, RULE, Settings, column, over, within
 
 from reta.synthesis.retrieval import RetrievedAnchor
 
-_OF_DRAWN = "reta-drc connection.margin=0.1 start.order=random"
+_OF_DRAWN = "reta-drc start.order=random"
 _WIDEST = 20.0  # points; an interval wider than that says nothing, and hides the others
 
 
@@ -51,9 +51,9 @@ def forest(settings: Settings) -> str:
 
 
 def knowledge_figure(settings: Settings) -> str:
-    """Return what retrieval with a margin gains, against what the teacher knows, as a figure."""
+    """Return what retrieval from cells gains, against what the teacher knows, as a figure."""
     assert isinstance(RULE, RetrievedAnchor)
-    row, colours = "reta-drc connection.margin=0.1", ("#54aeff", "#8250df")
+    row, colours = "reta-drc connection.anchors=cells", ("#54aeff", "#8250df")
     points = [
         (s, gap, colour)
         for own, base, colour in zip((row, _OF_DRAWN), (BASELINE, DRAWN), colours, strict=True)

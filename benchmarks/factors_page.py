@@ -72,22 +72,26 @@ TITLES = {
     "start": "Where images start",
     "draws": "Topology towards one draw of real images, or the mean of many",
     "topology": "The weight and the target of the topology",
-    "topology-more": "Other readings of the topology",
+    "topology-more": "Other readings of the topology: what is matched",
+    "topology-rest": "Other readings of the topology: how strongly, how far, how often",
     "pixels": "Fit in the pixels",
     "candidates": "Candidates for the default, with more seeds",
     "cross": "The best start with the paper's two ideas",
 }
 
 PRECISION = {"": "float32", "full": "float32", "half": "16 bits (RETA_PRECISION=half)"}
-# A class of one image has no topology: with PTA a row is what it is without, byte for byte. PTA
-# alone is FADRM+ there, which says nothing of PTA, so it has no row.
-WITHOUT_TOPOLOGY = {
+# A class of one image has no topology, and its cell is the whole class: with PTA or cells a row is
+# what it is without, byte for byte. PTA alone is FADRM+ there, which says nothing of PTA, so it has
+# no row.
+OF_ONE_IMAGE = {
     "reta-paper": "reta-drc",
     "reta-paper connection.margin=0.1": "reta-drc connection.margin=0.1",
+    "reta-drc connection.anchors=cells": "reta-drc",
+    "reta-paper connection.anchors=cells": "reta-drc",
 }
 
 # What `reta` is, byte for byte, where its rule says yes.
-RETRIEVES = "reta-paper connection.margin=0.1"
+RETRIEVES = "reta-paper connection.anchors=cells"
 
 
 def spread(values: Sequence[float]) -> str:
@@ -165,6 +169,8 @@ def teachers_table(settings: Settings) -> list[str]:
     ]
     for family in TEACHERS:
         known = [settings[name] for name in family if name in settings]
+        if len(known) < 2:
+            continue
         for s in known:
             base = s["rows"][BASELINE]
             teachers = ", ".join(f"{100 * value:.0f} %" for value in s["teacher_accuracy"].values())
@@ -174,15 +180,14 @@ def teachers_table(settings: Settings) -> list[str]:
                 f"| {spread([one['last'] for one in base])} | {average(base, 'entropy')} "
                 f"| {' | '.join(cells)} |"
             )
-        if len(known) > 1:
-            cells = [str(between(known[-1], known[0], row)) for row in rows]
-            lines.append(f"| *the last less the first* | | | | | {' | '.join(cells)} |")
+        cells = [str(between(known[-1], known[0], row)) for row in rows]
+        lines.append(f"| *the last less the first* | | | | | {' | '.join(cells)} |")
     return lines
 
 
 def rule_table(settings: Settings) -> list[str]:
     """Return what the rule of `reta` says of each setting, and what retrieval does there."""
-    rows = ("reta-drc", "reta-drc connection.margin=0.1", "reta")
+    rows = ("reta-drc", "reta-drc connection.anchors=cells", "reta-pta", "reta")
     lines = [
         "| setting | to | the teacher knows | images a class | the rule | "
         + " | ".join(rows)
@@ -208,7 +213,7 @@ def rule_table(settings: Settings) -> list[str]:
 
 def size_table(settings: Settings) -> list[str]:
     """Return the methods by images per class, where the rule of `reta` retrieves and elsewhere."""
-    rows = ("reta-pta", "reta-drc", "reta-paper", RETRIEVES, "reta")
+    rows = ("reta-pta", "reta-drc", "reta-drc connection.anchors=cells", "reta-paper", "reta")
     lines = [
         f"| the rule | images per class | settings | {' | '.join(rows)} |",
         "|---|---|---|" + "---|" * len(rows),
@@ -428,7 +433,7 @@ def load(path: Path) -> dict[str, Any]:
     rows = setting["rows"]
     single = setting["config"]["ipc"] == 1
     if single:
-        rows |= {row: rows[same] for row, same in WITHOUT_TOPOLOGY.items() if same in rows}
+        rows |= {row: rows[same] for row, same in OF_ONE_IMAGE.items() if same in rows}
     same = RETRIEVES if retrieves(setting) else BASELINE if single else "reta-pta"
     if same in rows:
         rows.setdefault("reta", rows[same])
