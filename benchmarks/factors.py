@@ -247,11 +247,11 @@ SETTINGS = {
     "cifar100-ipc10-strong": Setting(
         "cifar100-strong", replace(_CIFAR, ipc=10, teacher_epochs=30), "confirm", 110
     ),
-    "cifar100-ipc5": Setting("cifar100", replace(_CIFAR, ipc=5), "confirm", 60),
+    "cifar100-ipc5": Setting("cifar100", replace(_CIFAR, ipc=5), "choose", 60),
     "cifar100-ipc5-weak": Setting(
         "cifar100-weak", replace(_CIFAR, ipc=5, teacher_epochs=2), "confirm", 60
     ),
-    "cifar100-ipc10": Setting("cifar100", replace(_CIFAR, ipc=10), "confirm", 110),
+    "cifar100-ipc10": Setting("cifar100", replace(_CIFAR, ipc=10), "choose", 110),
     "cifar100-ipc10-weak": Setting(
         "cifar100-weak", replace(_CIFAR, ipc=10, teacher_epochs=2), "confirm", 110
     ),

@@ -111,8 +111,9 @@ def power(setting: Mapping[str, Any]) -> tuple[float, float]:
 def retrieves(setting: Mapping[str, Any]) -> bool:
     """Return whether `reta` retrieves in a setting."""
     assert isinstance(RULE, RetrievedAnchor)
+    assert RULE.most is not None
     enough: bool = setting["candidates"] >= RULE.least and setting["knowledge"] >= RULE.known
-    return enough
+    return enough and setting["config"]["ipc"] <= RULE.most
 
 
 def column(setting: Mapping[str, Any]) -> str:

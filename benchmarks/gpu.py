@@ -62,7 +62,7 @@ def end_to_end(data: str, teachers: list[str], smoke: bool, out: Path) -> dict[s
     if teachers:
         settings["teachers"] = tuple(teachers)
     start = time.perf_counter()
-    run = reta.distill(data, out, method="reta", **settings)
+    run = reta.distill(data, out, method="reta-paper", **settings)
     distilled = time.perf_counter()
     metrics = reta.train(run, student=student, students=1)
     trained = time.perf_counter()

@@ -121,7 +121,7 @@ def _against_fadrm(
     count = len(committee)
     if device.type == "cpu":
         size = replace(size, classes=min(3, size.classes))  # a hundred images take too long
-    fadrm, made = (recovery(m, committee, pool, size, count) for m in ("fadrm+", "reta"))
+    fadrm, made = (recovery(m, committee, pool, size, count) for m in ("fadrm+", "reta-paper"))
     retrieved = copy.copy(made)
     retrieved.connections, retrieved.used = [], list(made.used)
     steps, align, fixed, drc = turns(

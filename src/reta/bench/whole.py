@@ -32,7 +32,7 @@ from reta.bench.measure import SIZES
 import torch
 size, device = SIZES["smoke"], torch.device(sys.argv[1])
 committee = committee_of(size, device)
-again(recovery("reta", committee, noise_pool(size, 6, committee[0]), size, 1))()
+again(recovery("reta-paper", committee, noise_pool(size, 6, committee[0]), size, 1))()
 print(time.perf_counter() - start)
 """
 
