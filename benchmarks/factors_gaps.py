@@ -108,12 +108,18 @@ def power(setting: Mapping[str, Any]) -> tuple[float, float]:
     return deviation, reach * deviation / math.sqrt(seeds)
 
 
+def knows(setting: Mapping[str, Any]) -> bool:
+    """Return whether the first teacher knows enough, of enough images, for `reta` to retrieve."""
+    assert isinstance(RULE, RetrievedAnchor)
+    enough: bool = setting["candidates"] >= RULE.least and setting["knowledge"] >= RULE.known
+    return enough
+
+
 def retrieves(setting: Mapping[str, Any]) -> bool:
     """Return whether `reta` retrieves in a setting."""
     assert isinstance(RULE, RetrievedAnchor)
-    assert RULE.most is not None
-    enough: bool = setting["candidates"] >= RULE.least and setting["knowledge"] >= RULE.known
-    return enough and setting["config"]["ipc"] <= RULE.most
+    few = RULE.most is None or setting["config"]["ipc"] <= RULE.most
+    return few and knows(setting)
 
 
 def column(setting: Mapping[str, Any]) -> str:

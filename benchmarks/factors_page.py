@@ -25,6 +25,7 @@ from factors_gaps import (
     Settings,
     between,
     column,
+    knows,
     over,
     over_settings,
     power,
@@ -212,14 +213,14 @@ def rule_table(settings: Settings) -> list[str]:
 
 
 def size_table(settings: Settings) -> list[str]:
-    """Return the methods by images per class, where the rule of `reta` retrieves and elsewhere."""
+    """Return the methods by images per class, where the teacher knows the classes and elsewhere."""
     rows = ("reta-pta", "reta-drc", "reta-drc connection.anchors=cells", "reta-paper", "reta")
     lines = [
-        f"| the rule | images per class | settings | {' | '.join(rows)} |",
+        f"| the teacher | images per class | settings | {' | '.join(rows)} |",
         "|---|---|---|" + "---|" * len(rows),
     ]
     for decision in (True, False):
-        group = [s for s in settings.values() if retrieves(s) is decision]
+        group = [s for s in settings.values() if knows(s) is decision]
         for size in sorted({s["config"]["ipc"] for s in group}):
             own = [s for s in group if s["config"]["ipc"] == size]
             cells = []
@@ -228,8 +229,8 @@ def size_table(settings: Settings) -> list[str]:
                 gap = over_settings(having, row, BASELINE) or (having and within(having[0], row))
                 few = f" ({len(having)})" if len(having) not in (0, len(own)) else ""
                 cells.append(f"{gap or '–'}{few}")
-            rule = "retrieve" if decision else "keep"
-            lines.append(f"| {rule} | {size} | {len(own)} | {' | '.join(cells)} |")
+            teacher = "knows" if decision else "does not"
+            lines.append(f"| {teacher} | {size} | {len(own)} | {' | '.join(cells)} |")
     return lines
 
 
@@ -371,8 +372,10 @@ def page(settings: Settings) -> str:
         "",
         *rule_table(settings),
         "",
-        "By images per class, each setting counting alike (in brackets: of how many settings, "
-        "where some lack the row). A class of one image has no topology, so PTA is nothing there.",
+        "By images per class, where the first teacher knows the classes well enough and they have "
+        "images enough for the rule, and where not; each setting counts alike (in brackets: of how "
+        "many settings, where some lack the row). A class of one image has no topology, so PTA is "
+        "nothing there.",
         "",
         *size_table(settings),
         "",
