@@ -58,6 +58,7 @@ def knowledge_figure(settings: Settings) -> str:
         (s, gap, colour)
         for own, base, colour in zip((row, _OF_DRAWN), (BASELINE, DRAWN), colours, strict=True)
         for s in settings.values()
+        if RULE.most is None or s["config"]["ipc"] <= RULE.most  # of more, classes contract
         if (gap := within(s, own, base)) and gap.high - gap.low < _WIDEST
     ]
     low, high = min(gap.low for _, gap, _ in points), max(gap.high for _, gap, _ in points)
@@ -77,7 +78,7 @@ def knowledge_figure(settings: Settings) -> str:
         f'<text x="{x(RULE.known) - 6}" y="{top + 10}" fill="#57606a" text-anchor="end">'
         "reta keeps the start</text>"
     ]
-    for value in range(math.ceil(low), math.floor(high) + 1, 2):
+    for value in range(2 * math.ceil(low / 2), math.floor(high) + 1, 2):
         words = f"{value:+d}" if value else "0"
         parts.append(
             f'<text x="{left - 10}" y="{y(value) + 4:.1f}" text-anchor="end">{words}</text>'
@@ -107,5 +108,6 @@ def knowledge_figure(settings: Settings) -> str:
         f"1 − CE / ln C; up: points of accuracy gained over {BASELINE}, 95 %</text>"
         f'<text x="{left}" y="{top + height + 56}"><tspan fill="{colours[0]}">● from FADRM\'s '
         f'start</tspan> <tspan fill="{colours[1]}" dx="10">● each seed from another</tspan>'
-        f'<tspan dx="10">○ fewer than {RULE.least} images a class</tspan></text></svg>\n'
+        f'<tspan dx="10">○ fewer than {RULE.least} images a class</tspan>'
+        f'<tspan dx="10">(up to {RULE.most} made of each)</tspan></text></svg>\n'
     )
