@@ -63,6 +63,11 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "reta-drc start.order=random",
         "reta-drc connection.margin=0.1 start.order=random",
     ),
+    # What `reta` is at two images per class.
+    "drawn-cells": (
+        "fadrm+ start.order=random",
+        "reta-paper connection.anchors=cells start.order=random",
+    ),
     "margin": (
         "reta-drc connection.margin=0.3",
         "reta-drc connection.margin=1",
@@ -214,7 +219,7 @@ def _named(names: str) -> tuple[str, ...]:
 _SMALL = Config("", steps=200, label_epochs=120, students=1, test_per_class=100, teacher_floor=0.0)
 _CIFAR = replace(_SMALL, data="cifar100", classes=10, teacher_epochs=10)
 _TWENTY = replace(_CIFAR, classes=20, per_class=250, test_per_class=50)
-# More classes: the second twenty moved the bound of the rule, nothing was chosen on the third.
+# More classes: the second twenty moved the bound of the rule, nothing was chosen on later ones.
 _SECOND = replace(
     _TWENTY,
     classes=_named("""
@@ -227,6 +232,22 @@ _THIRD = replace(
     classes=_named("""
     lamp lawn_mower leopard lion lizard lobster man maple_tree motorcycle mountain mouse mushroom
     oak_tree orange orchid otter palm_tree pear pickup_truck pine_tree
+"""),
+    per_class=500,
+    teacher_epochs=12,
+)
+_FOURTH = replace(
+    _THIRD,
+    classes=_named("""
+    plain plate poppy porcupine possum rabbit raccoon ray road rocket rose sea seal shark shrew
+    skunk skyscraper snail snake spider
+"""),
+)
+_FIFTH = replace(
+    _THIRD,
+    classes=_named("""
+    squirrel streetcar sunflower sweet_pepper table tank telephone television tiger tractor train
+    trout tulip turtle wardrobe whale willow_tree wolf woman worm
 """),
 )
 _DIGITS = replace(_SMALL, data="digits", steps=200, label_epochs=100, teacher_epochs=20)
@@ -312,24 +333,13 @@ SETTINGS = {
     "cifar100-second-weak-ipc1": Setting(
         "cifar100-second-weak", replace(_SECOND, ipc=1, teacher_epochs=3), "confirm", 25
     ),
-    "cifar100-third-ipc1": Setting(
-        "cifar100-third",
-        replace(_THIRD, ipc=1, per_class=500, teacher_epochs=12),
-        "confirm",
-        25,
-    ),
-    "cifar100-third-ipc2": Setting(
-        "cifar100-third",
-        replace(_THIRD, ipc=2, per_class=500, teacher_epochs=12),
-        "confirm",
-        40,
-    ),
-    "cifar100-third-ipc5": Setting(
-        "cifar100-third",
-        replace(_THIRD, ipc=5, per_class=500, teacher_epochs=12),
-        "confirm",
-        110,
-    ),
+    "cifar100-third-ipc1": Setting("cifar100-third", replace(_THIRD, ipc=1), "confirm", 25),
+    "cifar100-third-ipc2": Setting("cifar100-third", replace(_THIRD, ipc=2), "confirm", 40),
+    "cifar100-third-ipc5": Setting("cifar100-third", replace(_THIRD, ipc=5), "confirm", 110),
+    "cifar100-fourth-ipc1": Setting("cifar100-fourth", replace(_FOURTH, ipc=1), "confirm", 25),
+    "cifar100-fourth-ipc2": Setting("cifar100-fourth", replace(_FOURTH, ipc=2), "confirm", 40),
+    "cifar100-fifth-ipc1": Setting("cifar100-fifth", replace(_FIFTH, ipc=1), "confirm", 25),
+    "cifar100-fifth-ipc2": Setting("cifar100-fifth", replace(_FIFTH, ipc=2), "confirm", 40),
     # Readings of the topology, which one image per class cannot tell apart, are chosen here.
     "cifar100-20-ipc2": Setting("cifar100-20", replace(_TWENTY, ipc=2), "choose", 25),
     "cifar100-20-ipc5": Setting("cifar100-20", replace(_TWENTY, ipc=5), "confirm", 110),

@@ -24,7 +24,10 @@ from reta.synthesis.retrieval import RetrievedAnchor
 
 REAL = ("random", "medium", "typical")  # rows of images that were not optimised
 RULE = METHODS["reta"].connection
-DRAWN = "fadrm+ start.order=random"
+DRAWN_START = "start.order=random"
+DRAWN = f"{BASELINE} {DRAWN_START}"
+
+_DRAWN = GROUPS["drawn"] + GROUPS["drawn-cells"]
 
 Settings = Mapping[str, dict[str, Any]]
 
@@ -101,7 +104,7 @@ def between(one: Mapping[str, Any], other: Mapping[str, Any], row: str) -> Gap:
 
 def power(setting: Mapping[str, Any]) -> tuple[float, float]:
     """Return the deviation of paired differences, and the gain found with 80 % power."""
-    rows = [row for row in setting["rows"] if row not in (BASELINE, *REAL, *GROUPS["drawn"])]
+    rows = set(setting["rows"]) - {BASELINE, *REAL, *_DRAWN, *setting["same"]}
     seeds = len(setting["rows"][BASELINE])
     deviation = math.sqrt(mean(stdev(gaps(setting, row)) ** 2 for row in rows))
     reach = float(t.ppf(0.975, seeds - 1) + t.ppf(0.8, seeds - 1))

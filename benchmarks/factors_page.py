@@ -19,6 +19,7 @@ from factors import BASELINE, GROUPS, RESULTS, SETTINGS, TEACHERS
 from factors_figures import forest, knowledge_figure
 from factors_gaps import (
     DRAWN,
+    DRAWN_START,
     REAL,
     RULE,
     Gap,
@@ -89,6 +90,7 @@ OF_ONE_IMAGE = {
     "reta-paper connection.margin=0.1": "reta-drc connection.margin=0.1",
     "reta-drc connection.anchors=cells": "reta-drc",
     "reta-paper connection.anchors=cells": "reta-drc",
+    "reta-paper connection.anchors=cells start.order=random": "reta-drc start.order=random",
 }
 
 # What `reta` is, byte for byte, where its rule says yes.
@@ -236,10 +238,11 @@ def size_table(settings: Settings) -> list[str]:
 
 def drawn_table(settings: Settings) -> list[str]:
     """Return what retrieval does to start images that each seed draws anew."""
-    rows = [row for row in GROUPS["drawn"] if row != DRAWN]
+    rows = [*(row for row in GROUPS["drawn"] if row != DRAWN), f"reta {DRAWN_START}"]
+    words = [row.removesuffix(f" {DRAWN_START}") for row in rows]
     lines = [
         f"| setting | the teacher knows | images a class | seeds | {BASELINE}, its start | {DRAWN} "
-        f"| {' | '.join(f'{row}, less {DRAWN}' for row in rows)} |",
+        f"| {' | '.join(words)} |",
         "|---|---|---|---|---|---|" + "---|" * len(rows),
     ]
     shown = [s for s in settings.values() if DRAWN in s["rows"] and rows[0] in s["rows"]]
@@ -279,7 +282,7 @@ def correlation(setting: Mapping[str, Any], cause: str) -> float | None:
     pairs = [
         (one[cause] - other[cause], one["last"] - other["last"])
         for row, own in setting["rows"].items()
-        if row not in (BASELINE, *REAL)
+        if row not in (BASELINE, *REAL, *setting["same"])
         for one, other in zip(own, base, strict=False)
         if one.get(cause) is not None and other.get(cause) is not None
     ]
@@ -347,7 +350,7 @@ def page(settings: Settings) -> str:
         "picks them. So an interval in the other tables says how sure a difference is *from those "
         f"images*, not from others; {BASELINE} can be lucky or unlucky with them, as the columns "
         "of its two starts show. Here each seed draws its start images anew, the same ones for all "
-        "rows. A mean over settings counts each alike; its interval is of a bootstrap of settings, "
+        f"rows, and differences are from {DRAWN}. A mean over settings counts each alike; its interval is of a bootstrap of settings, "
         "and of seeds within each.",
         "",
         *drawn_table(settings),
@@ -434,16 +437,21 @@ def filled(document: str, settings: Settings) -> str:
 
 
 def load(path: Path) -> dict[str, Any]:
-    """Return a setting, with the rows that others are byte for byte: without topology, `reta`."""
+    """Return a setting, with the rows that others are byte for byte: without topology, `reta`.
+
+    ``same`` names those, which say nothing of their own.
+    """
     setting: dict[str, Any] = read_json(path)
     setting["role"] = SETTINGS[path.stem].role  # it may have changed since
     rows = setting["rows"]
     single = setting["config"]["ipc"] == 1
-    if single:
-        rows |= {row: rows[same] for row, same in OF_ONE_IMAGE.items() if same in rows}
-    same = RETRIEVES if retrieves(setting) else BASELINE if single else "reta-pta"
-    if same in rows:
-        rows.setdefault("reta", rows[same])
+    same = dict(OF_ONE_IMAGE) if single else {}
+    plain = BASELINE if single else "reta-pta"
+    for start in ("", f" {DRAWN_START}"):
+        own = (RETRIEVES if retrieves(setting) else plain) + start
+        same[f"reta{start}"] = same.get(own, own)
+    setting["same"] = {row: own for row, own in same.items() if own in rows}
+    rows |= {row: rows[own] for row, own in setting["same"].items()}
     return setting
 
 

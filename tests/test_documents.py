@@ -59,7 +59,7 @@ def test_a_gain_over_settings_leans_on_the_precise_ones():
             {"last": one["last"] + (gain + noise * sign) / 100}
             for one, sign in zip(base, signs, strict=True)
         ]
-        return {"rows": {factors_page.BASELINE: base, "new": own}}
+        return {"rows": {factors_page.BASELINE: base, "new": own}, "same": {}}
 
     gap = factors_page.over([setting(0.1, 1.0), setting(5.0, 9.0)], "new")
     assert gap is not None
