@@ -350,8 +350,8 @@ def page(settings: Settings) -> str:
         "picks them. So an interval in the other tables says how sure a difference is *from those "
         f"images*, not from others; {BASELINE} can be lucky or unlucky with them, as the columns "
         "of its two starts show. Here each seed draws its start images anew, the same ones for all "
-        f"rows, and differences are from {DRAWN}. A mean over settings counts each alike; its interval is of a bootstrap of settings, "
-        "and of seeds within each.",
+        f"rows, and differences are from {DRAWN}. A mean over settings counts each alike; its "
+        "interval is of a bootstrap of settings, and of seeds within each.",
         "",
         *drawn_table(settings),
         "",
