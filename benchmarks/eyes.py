@@ -29,8 +29,8 @@ from reta.evaluation.uncertainty import paired_difference
 from reta.models import Classifier
 from reta.progress import show_progress
 from reta.storage import RunFolder, read_json
+from reta.synthesis.canvas import Canvas
 from reta.synthesis.embedding import Embedding
-from reta.synthesis.loop import Recovery
 
 RESULTS = ROOT / "results" / "eyes.json"
 USUAL = "reta-drc"
@@ -38,14 +38,14 @@ OTHER = "reta-drc connection.embedding=last"  # of the teachers that look, of wh
 
 
 class OneLooks:
-    """In the place of `Recovery._eyes`: a teacher of its own for what `OTHER` asks for."""
+    """In the place of `Canvas.eyes`: a teacher of its own for what `OTHER` asks for."""
 
     def __init__(self, eye: Classifier) -> None:
-        self.eye, self.usual = eye, Recovery._eyes
+        self.eye, self.usual = eye, Canvas.eyes
 
-    def __get__(self, recovery: Recovery, _: type) -> Any:
+    def __get__(self, canvas: Canvas, _: type) -> Any:
         def eyes(kind: Embedding) -> list[Classifier]:
-            return [self.eye] if kind == "last" else self.usual(recovery, kind)
+            return [self.eye] if kind == "last" else self.usual(canvas, kind)
 
         return eyes
 
@@ -55,7 +55,7 @@ def measure(name: str, config: Config, eye: str, seeds: int, out: Path) -> dict[
     setting, other = SETTINGS[name], SETTINGS[f"{eye}-ipc1"]
     files = committee(other.committee, replace(other.config, data=config.data), out)
     looks = models.read(Path(files[0]))[0]
-    Recovery._eyes = OneLooks(looks)  # type: ignore[assignment, method-assign]
+    Canvas.eyes = OneLooks(looks)  # type: ignore[assignment, method-assign]
     config = replace(config, teachers=committee(setting.committee, config, out))
     folder = out / f"{name}-looked-at-by-{eye}"
     result = compare(config, [BASELINE, USUAL, OTHER], folder, seeds=seeds, baseline=BASELINE)

@@ -36,8 +36,10 @@ def recovery(
     settings = Settings(ipc, seed=5, images_per_pass=images_per_pass)
     made = Recovery(recipe, committee, pool, LABELS, settings)
     # Away from the pool, where real and synthetic points would coincide.
-    noise = torch.rand(made.pixels.shape, generator=torch.Generator().manual_seed(0))
-    made.pixels = 0.7 * made.pixels + 0.3 * noise.to(made.pixels) / made.unit
+    noise = torch.rand(made.canvas.pixels.shape, generator=torch.Generator().manual_seed(0))
+    made.canvas.pixels = (
+        0.7 * made.canvas.pixels + 0.3 * noise.to(made.canvas.pixels) / made.canvas.unit
+    )
     return made
 
 
@@ -47,11 +49,11 @@ def in_one_pass(made: Recovery, pool: Pool, *, scale: float, **options: object) 
     ipc = made.settings.ipc
     count = min(ipc, topology.points)
     (real,) = topology.real_features(pool, LABELS, count, made.settings.seed)
-    real = real.to(made.pixels)
-    leaf = made.pixels.detach().clone().requires_grad_()
+    real = real.to(made.canvas.pixels)
+    leaf = made.canvas.pixels.detach().clone().requires_grad_()
     total = torch.zeros((), dtype=leaf.dtype)
     for column in range(len(LABELS)):
-        features = made.teachers[0].features(leaf[:count, column] * made.unit)
+        features = made.teachers[0].features(leaf[:count, column] * made.canvas.unit)
         own, target = F.normalize(features, dim=1), F.normalize(real[column], dim=1)
         total = total + topology_loss(own, target.to(own), **options) * scale / count**2
     (gradient,) = torch.autograd.grad(topology.weight * total, leaf)
@@ -66,7 +68,7 @@ def test_two_passes_equal_one(
     """A gradient that goes to the wrong image, is cut at a pack, or loses the normalisation."""
     topology = TopologyAlignment(points=points, neighbours=4)
     made = recovery(topology, double_committee, double_pool, images_per_pass=images_per_pass)
-    pull, row = made._align()
+    pull, row = made.aligner.gradient()
     expected = in_one_pass(made, double_pool, scale=1.0, k=4)
     assert expected.abs().max() > 0
     torch.testing.assert_close(pull, expected, rtol=1e-8, atol=1e-12 * expected.abs().max().item())
@@ -86,7 +88,7 @@ def test_options_reach_the_loss(double_committee: list[Classifier], double_pool:
         size=8, bandwidth=0.2,
     )  # fmt: skip
     assert expected.abs().max() > 0
-    torch.testing.assert_close(made._align()[0], expected, rtol=1e-8, atol=1e-12)
+    torch.testing.assert_close(made.aligner.gradient()[0], expected, rtol=1e-8, atol=1e-12)
 
 
 def test_the_longest_edge_can_be_said(
@@ -101,7 +103,7 @@ def test_the_longest_edge_can_be_said(
         )
         expected = in_one_pass(made, double_pool, scale=1.0, k=4, max_length=0.05, graph=graph)
         assert expected.abs().max() > 0
-        torch.testing.assert_close(made._align()[0], expected, rtol=1e-8, atol=1e-9)
+        torch.testing.assert_close(made.aligner.gradient()[0], expected, rtol=1e-8, atol=1e-9)
 
 
 def test_points_can_count_alike() -> None:
@@ -149,7 +151,9 @@ def test_literal_sums_are_n_squared_times_the_means(
         scale: recovery(TopologyAlignment(image_scale=scale), double_committee, double_pool)
         for scale in ("mean", "sum")
     }
-    (mean, mean_row), (total, sum_row) = (made[scale]._align() for scale in ("mean", "sum"))
+    (mean, mean_row), (total, sum_row) = (
+        made[scale].aligner.gradient() for scale in ("mean", "sum")
+    )
     torch.testing.assert_close(total, 36 * mean, rtol=1e-9, atol=1e-12)
     assert sum_row["topology"].item() == pytest.approx(36 * mean_row["topology"].item())
 
@@ -160,7 +164,7 @@ def test_raw_features_when_not_normalised(
     """Features scaled to unit length although asked not to be (lengths are then ε_max-relative)."""
     topology = TopologyAlignment(normalize=False)
     made = recovery(topology, double_committee, double_pool)
-    features = made._features()
+    features = made.canvas.features()
     (real,) = topology.real_features(double_pool, LABELS, 6, 5)
     losses, _ = topology.gradient(features, topology.target(real[None]))
     for column in range(len(LABELS)):
@@ -196,7 +200,7 @@ def test_a_constant_real_side_is_computed_once(
                 "target",
                 lambda *given, calls=calls, target=target: calls.append(1) or target(*given),
             )
-            losses = [made._align()[1]["topology"] for _ in range(3)]
+            losses = [made.aligner.gradient()[1]["topology"] for _ in range(3)]
         assert len(calls) == times
         assert losses[0] == losses[1] == losses[2]
 
@@ -267,7 +271,7 @@ def test_a_class_with_fewer_real_images_than_points(
 ) -> None:
     """Nine real images and twelve synthetic ones: repeated points must not give NaN."""
     made = recovery(TopologyAlignment(), double_committee, double_pool, ipc=12)
-    pull, row = made._align()
+    pull, row = made.aligner.gradient()
     assert torch.isfinite(pull).all()
     assert torch.isfinite(row["topology"])
 
@@ -286,7 +290,7 @@ def gradients(
     schedule = Schedule(steps=8, connections=0, learning_rate=0.0)
     made = recovery(topology or TopologyAlignment(), *world, schedule=schedule)
     if topology is None:
-        made.topology = None
+        made.aligner = None
     with monkeypatch.context() as patch:
         patch.setattr(torch.optim, "Adam", Watched)
         made.run()
@@ -346,11 +350,11 @@ def test_the_teacher_whose_turn_it_is_can_give_the_features(
     """Real features of one teacher against synthetic ones of another."""
     topology = TopologyAlignment(teachers="turn", neighbours=4)
     made = recovery(topology, double_committee, double_pool)
-    pull, _ = made._align(1)
+    pull, _ = made.aligner.gradient(turn=1)
     swapped = double_committee[::-1]
     other = recovery(topology, swapped, build_pool(double_pool.images, swapped[0]))
-    other.pixels = made.pixels
-    expected, _ = other._align(0)
+    other.canvas.pixels = made.canvas.pixels
+    expected, _ = other.aligner.gradient()
     assert expected.abs().max() > 0
     torch.testing.assert_close(pull, expected, rtol=1e-4, atol=1e-6 * float(expected.abs().max()))
-    assert not torch.allclose(made._align(0)[0], pull)
+    assert not torch.allclose(made.aligner.gradient(turn=0)[0], pull)

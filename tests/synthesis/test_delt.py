@@ -54,7 +54,7 @@ def test_a_plain_loop_agrees(double_committee: list[Classifier], double_pool: Po
     teacher = double_committee[0]
     mean, std = teacher.mean, teacher.std
     # Class after class, as files lie in folders.
-    start = (made.pixels.detach() * made.unit).transpose(0, 1).flatten(0, 1)
+    start = (made.canvas.pixels.detach() * made.canvas.unit).transpose(0, 1).flatten(0, 1)
     labels = torch.tensor([1, 1, 1, 3, 3, 3])
     x = ((start - mean) / std).requires_grad_()
     adam = torch.optim.Adam([x], lr=0.25, betas=(0.5, 0.9), eps=1e-8)
@@ -68,7 +68,7 @@ def test_a_plain_loop_agrees(double_committee: list[Classifier], double_pool: Po
         with torch.no_grad():
             x.copy_(torch.max(torch.min(x, (1 - mean) / std), -mean / std))
     made.run()
-    final = (made.pixels.detach() * made.unit).transpose(0, 1).flatten(0, 1)
+    final = (made.canvas.pixels.detach() * made.canvas.unit).transpose(0, 1).flatten(0, 1)
     torch.testing.assert_close(final, x.detach() * std + mean, rtol=0, atol=1e-4)
     assert (final - start)[2].abs().mean() > 0.001  # the last one joined, too
 

@@ -226,7 +226,9 @@ def test_a_batch_holds_whole_classes(committee: list[Classifier], pool: Pool) ->
     made = Recovery(METHODS["g-vbsm"], committee, pool, [0, 2, 3], Settings(40))
     passes = made.batches.passes(40, 1)
     assert [len(range(3)[where[1]]) for where, _ in passes] == [2, 1]
-    images, labels = made.batches.grouped(made.pixels[passes[0][0]], passes[0][0], made.targets)
+    images, labels = made.batches.grouped(
+        made.canvas.pixels[passes[0][0]], passes[0][0], made.targets
+    )
     assert images.shape[:2] == (1, 80)
     assert labels.tolist() == [0] * 40 + [2] * 40
-    assert torch.equal(images[0, 41], made.pixels[1, 1])
+    assert torch.equal(images[0, 41], made.canvas.pixels[1, 1])

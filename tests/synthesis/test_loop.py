@@ -129,7 +129,7 @@ def test_a_plain_reimplementation_of_fadrm_agrees(
     for group in range(ipc):
         start = pool.images.pixels(anchors[group])
         expected = plain_fadrm(used, start, torch.tensor(labels), blocks, views, group)
-        final = made.pixels[group] * made.unit
+        final = made.canvas.pixels[group] * made.canvas.unit
         assert (expected - start / 255).abs().mean() > 0.02  # something happened
         torch.testing.assert_close(final, expected, rtol=0, atol=1e-4)  # the pool is float32
         exact = (expected.clamp(0, 1) * 255).round().byte()
@@ -254,7 +254,7 @@ def test_pixels_are_clipped_after_every_step(committee: list[Classifier], pool: 
     """A huge rate drives pixels far outside; every frame must be a picture, not a wrap-around."""
     made = Recovery(short("fadrm+", 4, 1, learning_rate=50.0), committee, pool, [0, 1], Settings(2))
     result = made.run()
-    pixels = made.pixels * made.unit
+    pixels = made.canvas.pixels * made.canvas.unit
     assert pixels.min() >= 0
     assert pixels.max() <= 1 + 1e-6
     extreme = ((result.images == 0) | (result.images == 255)).float().mean()
@@ -291,14 +291,14 @@ def test_connections_are_measured(double_committee: list[Classifier], double_poo
     """Fit gap, complexity, reuse and contraction against their definitions, at a connection."""
     made = Recovery(short("reta-drc"), double_committee, double_pool, [0, 2], Settings(4))
     made.block = 1
-    noise = torch.rand(made.pixels.shape, generator=torch.Generator().manual_seed(0))
-    before = made.pixels = noise.to(made.pixels) / made.unit
+    noise = torch.rand(made.canvas.pixels.shape, generator=torch.Generator().manual_seed(0))
+    before = made.canvas.pixels = noise.to(made.canvas.pixels) / made.canvas.unit
     made._connect(SIZE, 17)
     (row,) = made.connections
     real = double_pool.images.pixels(made.used[-1]).double() / 255
-    blend = 0.5 * before * made.unit + 0.5 * real
-    torch.testing.assert_close(made.pixels * made.unit, blend, rtol=0, atol=1e-7)
-    gap = (before * made.unit - real).square().sum(dim=(2, 3, 4)).mean()
+    blend = 0.5 * before * made.canvas.unit + 0.5 * real
+    torch.testing.assert_close(made.canvas.pixels * made.canvas.unit, blend, rtol=0, atol=1e-7)
+    gap = (before * made.canvas.unit - real).square().sum(dim=(2, 3, 4)).mean()
     assert row["step"] == 17
     assert row["fit_gap"] == pytest.approx(gap.item(), rel=1e-5)
     reuse = [len(set(made.used[-1][:, column].tolist())) for column in range(2)]
@@ -317,7 +317,7 @@ def test_connections_are_measured(double_committee: list[Classifier], double_poo
     for column in range(2):
         spreads = [
             torch.pdist(double_committee[0].features(images[:, column])).mean()
-            for images in (blend, before * made.unit)
+            for images in (blend, before * made.canvas.unit)
         ]
         ratios.append((spreads[0] / spreads[1]).item())
     assert row["contraction_ratio"] == pytest.approx(float(np.mean(ratios)), rel=1e-5)
@@ -330,15 +330,15 @@ def test_alpha_of_each_connection_is_its_own(
     connection = FixedAnchor(alpha=0.2, last_alpha=0.8)
     recipe = replace(short("fadrm+"), connection=connection, schedule=Schedule(8, 3))
     made = Recovery(recipe, double_committee, double_pool, [0, 2], Settings(4))
-    noise = torch.rand(made.pixels.shape, generator=torch.Generator().manual_seed(0))
+    noise = torch.rand(made.canvas.pixels.shape, generator=torch.Generator().manual_seed(0))
     real = double_pool.images.pixels(made.used[0]).double() / 255
     for index in range(3):
-        before = made.pixels = noise.to(made.pixels) / made.unit
+        before = made.canvas.pixels = noise.to(made.canvas.pixels) / made.canvas.unit
         made.block = index + 1
         made._connect(SIZE, 0)
         alpha = 0.2 + 0.3 * index
-        blend = alpha * before * made.unit + (1 - alpha) * real
-        torch.testing.assert_close(made.pixels * made.unit, blend, rtol=0, atol=1e-7)
+        blend = alpha * before * made.canvas.unit + (1 - alpha) * real
+        torch.testing.assert_close(made.canvas.pixels * made.canvas.unit, blend, rtol=0, atol=1e-7)
 
 
 def test_recipes_without_a_schedule_return_the_start(
@@ -395,10 +395,10 @@ def test_grey_sets_stay_grey(double_committee: list[Classifier], double_pool: Po
         Recovery(short("fadrm+"), double_committee, world, [0, 2], Settings(2))
         for world in (grey, colour)
     )
-    assert (one.pixels.shape[2], three.pixels.shape[2]) == (1, 3)
+    assert (one.canvas.pixels.shape[2], three.canvas.pixels.shape[2]) == (1, 3)
     views = one._draw_views(one.recipe.schedule.blocks(SIZE)[0], 0)[1]
     (gradient, row), (by_channel, expected_row) = (made._match(0, views) for made in (one, three))
-    expected = (by_channel / three.unit).sum(dim=2, keepdim=True) * one.unit
+    expected = (by_channel / three.canvas.unit).sum(dim=2, keepdim=True) * one.canvas.unit
     torch.testing.assert_close(
         gradient, expected, rtol=1e-6, atol=1e-6 * expected.abs().max().item()
     )

@@ -55,18 +55,18 @@ def test_a_recovery_step_reads_nothing_back(monkeypatch: pytest.MonkeyPatch) -> 
     pool = build_pool(make_images(CLASSES, 6, SIZE), committee[0])
     recipe = replace(METHODS["fadrm+"], schedule=Schedule(4, connections=0))
     made = Recovery(recipe, committee, pool, range(CLASSES), Settings(3, images_per_pass=6))
-    made.pixels, made.unit, made.targets = (
-        value.to(NOWHERE) for value in (made.pixels, made.unit, made.targets)
+    made.canvas.pixels, made.canvas.unit, made.targets = (
+        value.to(NOWHERE) for value in (made.canvas.pixels, made.canvas.unit, made.targets)
     )
     for one in made.probes:
         one.teacher.to(NOWHERE)
         one.source.to(NOWHERE)
-    made.packing._compares = False  # on a CPU alone
+    made.canvas.packing._compares = False  # on a CPU alone
     monkeypatch.setattr(made, "_log", lambda step, row: None)  # a hundred times in a recovery
     assert recipe.schedule is not None
-    made._optimise(recipe.schedule, recipe.schedule.blocks(made.image_size), lambda: None)
+    made._optimise(recipe.schedule, recipe.schedule.blocks(made.canvas.image_size), lambda: None)
     assert made.step == 4
-    assert made.pixels.device == NOWHERE
+    assert made.canvas.pixels.device == NOWHERE
 
 
 def _on(model: Classifier) -> Classifier:

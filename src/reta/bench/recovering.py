@@ -16,6 +16,7 @@ from reta.data.images import DecodedImages
 from reta.methods import METHODS
 from reta.models import Classifier, build, freeze, preferred_layout
 from reta.runtime import full_precision, half_precision
+from reta.synthesis.alignment import Aligner
 from reta.synthesis.loop import Recovery, Settings
 from reta.synthesis.matching import decoupled_objective
 from reta.synthesis.pool import Pool
@@ -88,7 +89,7 @@ def _against_the_reference(
     plain_committee = copy.deepcopy(committee)
     for teacher in plain_committee:
         teacher.to(memory_format=torch.contiguous_format)  # as it is published
-    plain = ReferenceRecover(plain_committee, made.pixels.detach(), size.side)
+    plain = ReferenceRecover(plain_committee, made.canvas.pixels.detach(), size.side)
     times = turns(device, size.rounds, lambda: plain.steps(count), again(made))
     plain.close()
     yield ratio(
@@ -122,17 +123,19 @@ def _against_fadrm(
     if device.type == "cpu":
         size = replace(size, classes=min(3, size.classes))  # a hundred images take too long
     fadrm, made = (recovery(m, committee, pool, size, count) for m in ("fadrm+", "reta-paper"))
-    retrieved = copy.copy(made)
+    assert made.aligner
+    aligner, retrieved = made.aligner, copy.copy(made)
+    retrieved.canvas = copy.copy(made.canvas)
     retrieved.connections, retrieved.used = [], list(made.used)
     steps, align, fixed, drc = turns(
         device,
         size.rounds,
         again(fadrm),
-        made._align,
+        aligner.gradient,
         lambda: fadrm._connect(size.side, 0),
         lambda: retrieved._connect(size.side, 0),
     )
-    interval = made.topology.interval if made.topology else 1
+    interval = aligner.topology.interval
     refreshes = STEPS / interval + 4  # and at the end of each block
     base = [STEPS * a / count + 3 * b for a, b in zip(steps, fixed, strict=True)]
     ours = [
@@ -147,7 +150,7 @@ def _against_fadrm(
         "P2", "share of PTA in a run, its forward and backward pass included", median(share),
         "ratio", iqr=spread(share), note=f"{1e3 * median(align):.1f} ms a refresh",
     )  # fmt: skip
-    found = _homology(made, size.rounds)
+    found = _homology(aligner, size.rounds)
     homology = [refreshes * value / whole for value, whole in zip(found, ours, strict=True)]
     yield Row(
         "P2", "share of graph, homology and images in a run", median(homology), "ratio",
@@ -156,7 +159,7 @@ def _against_fadrm(
 
     def both() -> None:
         again(made)()
-        made._align()
+        aligner.gradient()
 
     peaks = [peak_bytes(work, device) for work in (both, again(fadrm))]
     yield Row(
@@ -165,11 +168,10 @@ def _against_fadrm(
     )  # fmt: skip
 
 
-def _homology(made: Recovery, rounds: int) -> list[float]:
-    assert made.topology is not None
-    features = made._features()
-    (((_, count), target),) = made._targets.items()
-    gradient = made.topology.gradient
+def _homology(aligner: Aligner, rounds: int) -> list[float]:
+    features = aligner.canvas.features()
+    (((_, count), target),) = aligner._targets.items()
+    gradient = aligner.topology.gradient
     return turns(features.device, rounds, lambda: gradient(features[:, :count], target))[0]
 
 

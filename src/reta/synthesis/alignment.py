@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from functools import partial
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +13,9 @@ import torch.nn.functional as F
 from reta.errors import UsageError
 from reta.memory import Passes
 from reta.models import Classifier
+from reta.progress import warn_once
 from reta.runtime import random_generator
+from reta.synthesis.canvas import Canvas
 from reta.synthesis.pool import Pool
 from reta.topology import diameters, persistence_images, topology_losses
 
@@ -187,3 +190,123 @@ class TopologyAlignment:
             losses = losses / features.shape[1] ** 2
         (gradient,) = torch.autograd.grad(losses.sum(), leaf)
         return losses.detach(), gradient
+
+
+class Aligner:
+    """PTA at work on the images of a block of classes.
+
+    Attributes:
+        topology: the settings.
+        canvas: the images.
+        pull: pixel gradient of the topology term while it is spread over steps, or None.
+    """
+
+    def __init__(
+        self,
+        topology: TopologyAlignment,
+        canvas: Canvas,
+        pool: Pool,
+        labels: Sequence[int],
+        seed: int,
+    ) -> None:
+        self.topology, self.canvas = topology, canvas
+        self.pull: torch.Tensor | None = None
+        self._pool, self._labels, self._seed = pool, list(labels), seed
+        self._targets: dict[tuple[int, int], Target] = {}
+
+    def add(
+        self,
+        gradient: torch.Tensor,
+        step: int,
+        steps: int,
+        turn: int,
+        anchors: torch.Tensor | None,
+    ) -> tuple[torch.Tensor, dict[str, Any]]:
+        """Return a pixel gradient with that of the topology added, and what there is to log.
+
+        Args:
+            gradient: of the main objective.
+            step: of the block.
+            steps: in the block.
+            turn: the teacher whose turn it is.
+            anchors: current ones, pool indices ``(ipc, classes)``.
+        """
+        topology, row = self.topology, dict[str, Any]()
+        if topology.due(step, steps):
+            chosen = turn if topology.teachers == "turn" else 0
+            work = partial(self.gradient, anchors, chosen)
+            self.pull, row = self.canvas.packed(("align", chosen), work)
+            main = gradient.norm().clamp(min=1e-12)
+            ratio = self.pull.norm() / main
+            if topology.weight_of == "gradient":
+                self.pull = self.pull * (topology.weight / ratio.clamp(min=1e-12))
+                ratio = self.pull.norm() / main
+            row["gradient_ratio"] = float(ratio)
+        if self.pull is None:
+            return gradient, row
+        if topology.spread:
+            return gradient + self.pull / topology.interval, row
+        whole, self.pull = gradient + self.pull, None
+        return whole, row
+
+    def gradient(
+        self, anchors: torch.Tensor | None = None, turn: int = 0
+    ) -> tuple[torch.Tensor, dict[str, Any]]:
+        """Return the pixel gradient of the topology term and its value.
+
+        The gradient at the features is found first, for all images of a class together; each pack
+        is then back-propagated by itself, so only one pack's graph is ever held.
+
+        Args:
+            anchors: current ones, pool indices ``(ipc, classes)``.
+            turn: the teacher whose features are aligned.
+        """
+        canvas = self.canvas
+        # The graph of an only pack can wait; of several, each is made again when its turn comes.
+        kept = [canvas.reach(pack, turn) for pack in canvas.packs] if len(canvas.packs) == 1 else []
+        seen = [reached for _, reached in kept]
+        features = canvas.by_class(seen) if kept else canvas.features(turn)
+        at_features, total = torch.zeros_like(features), features.new_zeros(())
+        for count, columns in self._point_groups().items():
+            target = self._target(turn, count, columns, anchors, features)
+            losses, gradient = self.topology.gradient(features[columns, :count], target)
+            at_features[columns, :count] = gradient
+            total = total + losses.sum()
+        pull = torch.zeros_like(canvas.pixels)
+        for index, pack in enumerate(canvas.packs):
+            if pack.start >= self.topology.points:
+                break  # beyond n_c no image is aligned
+            leaf, reached = kept[index] if kept else canvas.reach(pack, turn)
+            push = at_features.transpose(0, 1)[pack].flatten(0, 1)
+            (pull[pack],) = torch.autograd.grad(reached, leaf, push)
+        return pull, {"topology": total}
+
+    def _target(
+        self,
+        turn: int,
+        count: int,
+        columns: list[int],
+        anchors: torch.Tensor | None,
+        like: torch.Tensor,
+    ) -> Target:
+        """Return the real side of the classes that have so many points, made once if it stays."""
+        topology, key = self.topology, (turn, count)
+        if key not in self._targets or topology.real_points == "anchors":
+            labels = [self._labels[column] for column in columns]
+            own = None if anchors is None else anchors[:, columns]
+            teacher = self.canvas.probes[turn].teacher if turn else None
+            real = topology.real_features(self._pool, labels, count, self._seed, own, teacher)
+            self._targets[key] = topology.target(real.to(like))
+        return self._targets[key]
+
+    def _point_groups(self) -> dict[int, list[int]]:
+        """Return n_c, and which classes have it: fewer points where a class has few real images."""
+        groups: dict[int, list[int]] = {}
+        ipc = self.canvas.batches.ipc
+        for column, label in enumerate(self._labels):
+            count = min(ipc, self.topology.points, len(self._pool.members(label)))
+            if count > 1:
+                groups.setdefault(count, []).append(column)
+            else:
+                warn_once(f"class {label} has one real image: no topology to align it with")
+        return groups
