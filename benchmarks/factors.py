@@ -148,6 +148,13 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "reta-drc start.order=typical",
         "fadrm+ start.order=random",
     ),
+    # Images that stand for the whole class, each for its neighbourhood.
+    "start-cover": (
+        "fadrm+ start.order=herding",
+        "fadrm+ start.order=k-medoids",
+        "fadrm+ start.order=random",
+        "reta-drc connection.anchors=cells start.order=k-medoids",
+    ),
     # With more seeds.
     "candidates": (
         BASELINE,

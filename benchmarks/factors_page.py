@@ -72,6 +72,7 @@ TITLES = {
     "blending": "How much of it, and how often",
     "blending-more": "How much of it: later, less, more",
     "start": "Where images start",
+    "start-cover": "Where images start: what stands for the whole class",
     "draws": "Topology towards one draw of real images, or the mean of many",
     "topology": "The weight and the target of the topology",
     "topology-more": "Other readings of the topology: what is matched",

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import itertools
+import math
+from dataclasses import replace
 
 import numpy as np
+import pytest
 import torch
 
 from reta.data.images import DecodedImages
 from reta.models import Classifier
-from reta.synthesis.coreset import center_order, herding_order
+from reta.synthesis import coreset
+from reta.synthesis.coreset import center_order, herding_order, medoid_order
 from reta.synthesis.pool import Pool
 from reta.synthesis.start import LargestErrors
 from small_world import CLASSES, PER_CLASS, SIZE
@@ -26,9 +30,12 @@ def same_images(count: int) -> Pool:
     return Pool(images, torch.ones(count, 5), torch.ones(count), grey=True)
 
 
-def test_both_orders_hold_every_image_of_the_class_once(pool: Pool) -> None:
+COVERING = (herding_order, center_order, medoid_order)
+
+
+def test_orders_hold_every_image_of_the_class_once(pool: Pool) -> None:
     """An image chosen twice, or one of another class."""
-    for order in (herding_order, center_order):
+    for order in COVERING:
         for label in range(CLASSES):
             chosen = order(pool, label, 0)
             assert sorted(chosen.tolist()) == pool.members(label).tolist()
@@ -36,7 +43,7 @@ def test_both_orders_hold_every_image_of_the_class_once(pool: Pool) -> None:
 
 def test_identical_images_are_each_taken_once() -> None:
     """Ties: where all distances are 0, a chosen image must not win again."""
-    for order in (herding_order, center_order):
+    for order in COVERING:
         assert sorted(order(same_images(4), 0, 0).tolist()) == [0, 1, 2, 3]
 
 
@@ -81,6 +88,53 @@ def test_each_next_centre_is_the_farthest_from_those_before(pool: Pool) -> None:
     for count in range(1, PER_CLASS):
         gap = distances[count:, :count].min(axis=1)
         assert gap[0] >= gap.max() - 1e-12
+
+
+def test_each_next_medoid_lowers_the_mean_distance_most(pool: Pool) -> None:
+    """Each step against every other choice in numpy; squared distances, or features not scaled."""
+    members = pool.members(1)
+    features = unit(pool, members)
+    distances = np.linalg.norm(features[:, None] - features[None], axis=2)
+    position = {index: place for place, index in enumerate(members.tolist())}
+    order = [position[index] for index in medoid_order(pool, 1, 0).tolist()]
+    for count in range(PER_CLASS):
+        costs = {
+            other: distances[:, [*order[:count], other]].min(axis=1).mean()
+            for other in range(PER_CLASS)
+            if other not in order[:count]
+        }
+        assert costs[order[count]] <= min(costs.values()) + 1e-12
+
+
+def test_greedy_medoids_cover_almost_as_well_as_the_best(pool: Pool) -> None:
+    """The known bound, against the best of all choices of 3; distances count from the diameter."""
+    members = pool.members(0)
+    features = unit(pool, members)
+    distances = np.linalg.norm(features[:, None] - features[None], axis=2)
+    position = {index: place for place, index in enumerate(members.tolist())}
+
+    def lowered(medoids: tuple[int, ...]) -> float:
+        return float((2 - distances[:, list(medoids)].min(axis=1)).mean())
+
+    greedy = tuple(position[index] for index in medoid_order(pool, 0, 0)[:3].tolist())
+    best = max(lowered(medoids) for medoids in itertools.combinations(range(PER_CLASS), 3))
+    assert lowered(greedy) >= (1 - 1 / math.e) * best
+
+
+def test_medoids_beyond_the_greedy_ones_follow_once(
+    pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A chosen image among the rest, or a rest that is not ordered by what it would lower."""
+    members = pool.members(2)
+    features = unit(pool, members)
+    distances = np.linalg.norm(features[:, None] - features[None], axis=2)
+    monkeypatch.setattr(coreset, "GREEDY", 3)
+    position = {index: place for place, index in enumerate(members.tolist())}
+    fresh = replace(pool)  # which has no order yet
+    order = [position[index] for index in medoid_order(fresh, 2, 0).tolist()]
+    assert sorted(order) == list(range(PER_CLASS))
+    costs = [distances[:, [*order[:3], other]].min(axis=1).mean() for other in order[3:]]
+    assert costs == sorted(costs)
 
 
 def test_el2n_keeps_what_the_teacher_is_most_wrong_about(

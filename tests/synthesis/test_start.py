@@ -26,6 +26,7 @@ STARTS = [
     RealImages("typical"),
     RealImages("herding"),
     RealImages("k-center"),
+    RealImages("k-medoids"),
     Noise(),
     Mosaic(),
     Mosaic(factor=2),
