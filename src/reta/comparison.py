@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from reta.config import Config, resolve, setting_of
+from reta.config import Config, resolve
 from reta.data.sources import Source
 from reta.errors import UsageError, unknown
 from reta.evaluating import ACCURACY, Session, choose, evaluate_runs
@@ -20,44 +19,12 @@ from reta.executor import Executor, Serial
 from reta.methods import METHODS
 from reta.parts import Job
 from reta.pipeline import data_facts, distill_jobs, keep_config, run_folder
-from reta.preparation import Prepared, open_data, prepare, recipe_of
+from reta.preparation import Prepared, open_data, prepare
 from reta.reporting.published import published
 from reta.reporting.tables import tables
 from reta.storage import RunFolder, json_bytes, read_json
 from reta.students import Training, mean_std, train_runs
-
-
-@dataclass(frozen=True)
-class Variant:
-    """A row of the table: a method, or a method with one setting changed.
-
-    Attributes:
-        label: how it is called.
-        config: its settings.
-    """
-
-    label: str
-    config: Config
-
-    def run(self, seed: int, seeds: int) -> str:
-        """Return the name of its run folder."""
-        name = re.sub(r"[^\w.+=-]+", "-", self.label)
-        return name if seeds == 1 else f"{name}-{seed}"
-
-
-@dataclass(frozen=True)
-class Sweep:
-    """One setting of a method, varied while the others stay.
-
-    Attributes:
-        method: the method.
-        setting: such as ``connection.trade_off``.
-        points: each value with the label of its row.
-    """
-
-    method: str
-    setting: str
-    points: tuple[tuple[Any, str], ...]
+from reta.variants import Variant, swept, variant_of
 
 
 def compare(
@@ -101,10 +68,10 @@ def compare(
         raise UsageError("name at least one method, and each only once")
     if seeds < 1:
         raise UsageError(f"seeds is {seeds}; it must be at least 1")
-    given = [_variant(config, words) for words in methods]
+    given = [variant_of(config, words) for words in methods]
     if unused := set(config.options) - {name for one in given for name in one.config.options}:
         raise UsageError(f"none of these methods has {', '.join(sorted(unused))}")
-    variants, sweeps = _swept(given, sweep or {})
+    variants, sweeps = swept(given, sweep or {})
     baseline = baseline or next((name for name in methods if name == "fadrm+"), methods[0])
     if baseline not in {variant.label for variant in variants}:
         raise unknown("baseline", baseline, [variant.label for variant in variants])
@@ -146,7 +113,7 @@ def compare(
             "teacher_accuracy": prepared.accuracy,
             "rows": [_row(folder, variant, runs[variant.label], measured) for variant in variants],
             "evaluations": measured,
-            "sweeps": [_sweep(one) for one in sweeps],
+            "sweeps": [one.json() for one in sweeps],
         }
         comparison["published"] = _published(comparison)
         unit = folder.unit("comparison", comparison)
@@ -177,56 +144,6 @@ def _folder(
         for seed in range(config.seed, config.seed + seeds)
     }
     return run_folder(out, replace(config, options={}), source, force, inside)
-
-
-def _variant(config: Config, words: str) -> Variant:
-    """Return a row from the name of a method and settings of its own."""
-    method, *own = words.split()
-    options = {**_for_method(config, method).options, **dict(map(setting_of, own))}
-    return Variant(" ".join([method, *own]), replace(config, method=method, options=options))
-
-
-def _swept(
-    given: Sequence[Variant], sweep: Mapping[str, Sequence[Any]]
-) -> tuple[list[Variant], list[Sweep]]:
-    """Return the rows of the table, and which of them belong to a sweep.
-
-    A value that is a row's own is no new row.
-    """
-    variants = list(given)
-    for variant in variants:
-        recipe_of(variant.config)
-    sweeps = []
-    for setting, values in sweep.items():
-        having = [one for one in given if _has(one.config.method, setting)]
-        if not having:
-            for one in given:  # a misspelt name is told with the nearest one
-                if _has(one.config.method, setting.partition(".")[0]):
-                    recipe_of(replace(one.config, options={setting: values[0]}))
-            raise UsageError(f"none of these methods has {setting}")
-        for one in having:
-            points = []
-            for value in values:
-                changed = replace(one.config, options={**one.config.options, setting: value})
-                same = recipe_of(changed) == recipe_of(one.config)
-                label = one.label if same else f"{one.label} {setting}={value}"
-                points.append((value, label))
-                if not same and label not in {variant.label for variant in variants}:
-                    variants.append(Variant(label, changed))
-            sweeps.append(Sweep(one.label, setting, tuple(points)))
-    return variants, sweeps
-
-
-def _has(method: str, setting: str) -> bool:
-    part: Any = METHODS[method]
-    for name in setting.split("."):
-        part = getattr(part, name, None)
-    return part is not None
-
-
-def _sweep(sweep: Sweep) -> dict[str, Any]:
-    points = [{"value": value, "method": label} for value, label in sweep.points]
-    return {"method": sweep.method, "setting": sweep.setting, "points": points}
 
 
 def _measure(
@@ -341,17 +258,6 @@ def _published(comparison: Mapping[str, Any]) -> dict[str, Any]:
             if number := published(label, measure, **setting):
                 found.setdefault(measure, {})[label] = number
     return found
-
-
-def _for_method(config: Config, method: str) -> Config:
-    """Return the settings for one method: options of parts it does not have are left out."""
-    recipe = METHODS.get(method)
-    options = {
-        name: value
-        for name, value in config.options.items()
-        if recipe is None or getattr(recipe, name.split(".")[0], "") is not None
-    }
-    return replace(config, method=method, options=options)
 
 
 def _do(prepared: Prepared, jobs: Sequence[Job], executor: Executor) -> None:
