@@ -279,6 +279,9 @@ SETTINGS = {
     "cifar100-ipc5-weak": Setting(
         "cifar100-weak", replace(_CIFAR, ipc=5, teacher_epochs=2), "confirm", 60
     ),
+    "cifar100-ipc5-strong": Setting(
+        "cifar100-strong", replace(_CIFAR, ipc=5, teacher_epochs=30), "confirm", 60
+    ),
     "cifar100-ipc10": Setting("cifar100", replace(_CIFAR, ipc=10), "choose", 110),
     "cifar100-ipc10-weak": Setting(
         "cifar100-weak", replace(_CIFAR, ipc=10, teacher_epochs=2), "confirm", 110
@@ -289,6 +292,12 @@ SETTINGS = {
     "fashion-ipc1": Setting("fashion", replace(_FASHION, ipc=1), "confirm", 15),
     "fashion-ipc2": Setting("fashion", replace(_FASHION, ipc=2), "choose", 25),
     "fashion-ipc10": Setting("fashion", replace(_FASHION, ipc=10), "confirm", 100),
+    "fashion-weak-ipc1": Setting(
+        "fashion-weak", replace(_FASHION, ipc=1, teacher_epochs=1), "confirm", 15
+    ),
+    "fashion-weak-ipc10": Setting(
+        "fashion-weak", replace(_FASHION, ipc=10, teacher_epochs=1), "confirm", 100
+    ),
     "imagenette-ipc1": Setting("imagenette", replace(_NETTE, ipc=1), "choose", 40),
     "imagenette-ipc2": Setting("imagenette", replace(_NETTE, ipc=2), "choose", 80),
     # As many steps of the teachers over four times the images: is it the pool that retrieval wants?
@@ -320,6 +329,12 @@ SETTINGS = {
         replace(_NETTE, ipc=1, image_size=32, per_class=400, teacher_epochs=2),
         "choose",
         15,
+    ),
+    "imagenette-32px-weak-ipc5": Setting(
+        "imagenette-32px-weak",
+        replace(_NETTE, ipc=5, image_size=32, per_class=400, teacher_epochs=2),
+        "confirm",
+        60,
     ),
     "imagenette-400-strong-ipc1": Setting(
         "imagenette-400-strong", replace(_NETTE, ipc=1, per_class=400), "choose", 40
@@ -368,11 +383,14 @@ SETTINGS |= {
 # Settings that differ in how long their teachers learned, and in nothing else; weak ones first.
 TEACHERS = (
     ("imagenette-32px-weak-ipc1", "imagenette-32px-ipc1"),
+    ("imagenette-32px-weak-ipc5", "imagenette-32px-ipc5"),
     ("imagenette-400-ipc1", "imagenette-400-strong-ipc1"),
     ("cifar100-20-weak-ipc1", "cifar100-20-ipc1", "cifar100-20-strong-ipc1"),
     ("cifar100-ipc1-weak", "cifar100-ipc1", "cifar100-ipc1-strong"),
-    ("cifar100-ipc5-weak", "cifar100-ipc5"),
+    ("cifar100-ipc5-weak", "cifar100-ipc5", "cifar100-ipc5-strong"),
     ("cifar100-ipc10-weak", "cifar100-ipc10", "cifar100-ipc10-strong"),
+    ("fashion-weak-ipc1", "fashion-ipc1"),
+    ("fashion-weak-ipc10", "fashion-ipc10"),
 )
 
 
