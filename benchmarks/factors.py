@@ -362,6 +362,15 @@ SETTINGS = {
     "cifar100-fourth-ipc2": Setting("cifar100-fourth", replace(_FOURTH, ipc=2), "confirm", 40),
     "cifar100-fifth-ipc1": Setting("cifar100-fifth", replace(_FIFTH, ipc=1), "confirm", 25),
     "cifar100-fifth-ipc2": Setting("cifar100-fifth", replace(_FIFTH, ipc=2), "confirm", 40),
+    "cifar100-fourth-weak-ipc1": Setting(
+        "cifar100-fourth-weak", replace(_FOURTH, ipc=1, teacher_epochs=3), "confirm", 25
+    ),
+    "cifar100-fifth-weak-ipc1": Setting(
+        "cifar100-fifth-weak", replace(_FIFTH, ipc=1, teacher_epochs=3), "confirm", 25
+    ),
+    "cifar100-fourth-strong-ipc1": Setting(
+        "cifar100-fourth-strong", replace(_FOURTH, ipc=1, teacher_epochs=30), "confirm", 25
+    ),
     # Readings of the topology, which one image per class cannot tell apart, are chosen here.
     "cifar100-20-ipc2": Setting("cifar100-20", replace(_TWENTY, ipc=2), "choose", 25),
     "cifar100-20-ipc5": Setting("cifar100-20", replace(_TWENTY, ipc=5), "confirm", 110),
@@ -389,6 +398,8 @@ TEACHERS = (
     ("cifar100-ipc1-weak", "cifar100-ipc1", "cifar100-ipc1-strong"),
     ("cifar100-ipc5-weak", "cifar100-ipc5", "cifar100-ipc5-strong"),
     ("cifar100-ipc10-weak", "cifar100-ipc10", "cifar100-ipc10-strong"),
+    ("cifar100-fourth-weak-ipc1", "cifar100-fourth-ipc1", "cifar100-fourth-strong-ipc1"),
+    ("cifar100-fifth-weak-ipc1", "cifar100-fifth-ipc1"),
     ("fashion-weak-ipc1", "fashion-ipc1"),
     ("fashion-weak-ipc10", "fashion-ipc10"),
 )
