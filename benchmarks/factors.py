@@ -363,10 +363,10 @@ SETTINGS = {
     "cifar100-fifth-ipc1": Setting("cifar100-fifth", replace(_FIFTH, ipc=1), "confirm", 25),
     "cifar100-fifth-ipc2": Setting("cifar100-fifth", replace(_FIFTH, ipc=2), "confirm", 40),
     "cifar100-fourth-weak-ipc1": Setting(
-        "cifar100-fourth-weak", replace(_FOURTH, ipc=1, teacher_epochs=3), "confirm", 25
+        "cifar100-fourth-weak", replace(_FOURTH, ipc=1, teacher_epochs=2), "confirm", 25
     ),
     "cifar100-fifth-weak-ipc1": Setting(
-        "cifar100-fifth-weak", replace(_FIFTH, ipc=1, teacher_epochs=3), "confirm", 25
+        "cifar100-fifth-weak", replace(_FIFTH, ipc=1, teacher_epochs=2), "confirm", 25
     ),
     "cifar100-fourth-strong-ipc1": Setting(
         "cifar100-fourth-strong", replace(_FOURTH, ipc=1, teacher_epochs=30), "confirm", 25
