@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from html import escape
+from statistics import mean
 
-from factors import BASELINE, GROUPS
-from factors_gaps import DRAWN, RULE, Settings, column, over, within
+from factors import BASELINE, GROUPS, TEACHERS
+from factors_gaps import DRAWN, RULE, Settings, column, over, views, within
 
+from reta.config import VIEWS
 from reta.synthesis.retrieval import RetrievedAnchor
 
 _OF_DRAWN = "reta-drc start.order=random"
@@ -110,4 +112,69 @@ def knowledge_figure(settings: Settings) -> str:
         f'start</tspan> <tspan fill="{colours[1]}" dx="10">● each seed from another</tspan>'
         f'<tspan dx="10">○ fewer than {RULE.least} images a class</tspan>'
         f'<tspan dx="10">(up to {RULE.most} made of each)</tspan></text></svg>\n'
+    )
+
+
+_BY_SIZE = {1: "#0969da", 5: "#8250df", 10: "#bc4c00"}  # images per class
+
+
+def strength_figure(settings: Settings) -> str:
+    """Return what teachers that learned for longer or shorter cost, as a figure."""
+    families = [[settings[name] for name in names if name in settings] for names in TEACHERS]
+    lines = []
+    for known in families:
+        reached = [100 * mean(one["last"] for one in s["rows"][BASELINE]) for s in known]
+        if len(known) > 1:
+            lost = [value - max(reached) for value in reached]
+            lines.append((known, lost))
+    seen = [math.log2(views(s)) for known, _ in lines for s in known]
+    first, last = math.floor(min(seen)), math.ceil(max(seen))
+    low = 2 * math.floor(min(value for _, lost in lines for value in lost) / 2)
+    left, top, width, height = 60, 30, 640, 280
+
+    def x(value: float) -> float:
+        return left + width * (math.log2(value) - first) / (last - first)
+
+    def y(value: float) -> float:
+        return top + height * value / low
+
+    parts = [
+        f'<line x1="{left}" x2="{left + width}" y1="{y(0)}" y2="{y(0)}" stroke="#8c959f"/>'
+        f'<line x1="{x(VIEWS):.1f}" x2="{x(VIEWS):.1f}" y1="{top}" y2="{top + height}" '
+        'stroke="#8c959f" stroke-dasharray="3 3"/>'
+        f'<text x="{x(VIEWS):.1f}" y="{top - 12}" fill="#57606a" text-anchor="middle">'
+        "the default of --effort small</text>"
+    ]
+    for value in range(0, low - 1, -2):
+        parts.append(
+            f'<text x="{left - 10}" y="{y(value) + 4:.1f}" text-anchor="end">{value}</text>'
+        )
+    for power in range(first, last + 1):
+        parts.append(
+            f'<text x="{x(2**power):.1f}" y="{top + height + 18}" text-anchor="middle">'
+            f"{2**power:,}</text>"
+        )
+    for known, lost in lines:
+        colour = _BY_SIZE[known[0]["config"]["ipc"]]
+        at = [(x(views(s)), y(value)) for s, value in zip(known, lost, strict=True)]
+        path = " ".join(f"{a:.1f},{b:.1f}" for a, b in at)
+        parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}"/>')
+        for (a, b), s, value in zip(at, known, lost, strict=True):
+            parts.append(
+                f"<g><title>{column(s)}, {s['config']['teacher_epochs']} epochs: {value:+.1f}"
+                f'</title><circle cx="{a:.1f}" cy="{b:.1f}" r="5" fill="{colour}"/></g>'
+            )
+    legend = "".join(
+        f'<tspan fill="{colour}" dx="10">● {size} image{"s" * (size > 1)}</tspan>'
+        for size, colour in _BY_SIZE.items()
+    )
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {left + width + 30} '
+        f'{top + height + 70}" font-family="sans-serif" font-size="12">'
+        '<rect width="100%" height="100%" fill="white"/>'
+        f"{''.join(parts)}"
+        f'<text x="{left}" y="{top + height + 38}">how often teachers saw images of a class, for '
+        f"each image made of it; down: points of {BASELINE} below its best teachers</text>"
+        f'<text x="{left}" y="{top + height + 56}">of each class, by'
+        f"{legend}</text></svg>\n"
     )

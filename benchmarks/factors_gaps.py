@@ -125,6 +125,13 @@ def retrieves(setting: Mapping[str, Any]) -> bool:
     return few and knows(setting)
 
 
+def views(setting: Mapping[str, Any]) -> float:
+    """Return how often teachers saw images of a class, for each image that was made of it."""
+    config = setting["config"]
+    seen: float = config["teacher_epochs"] * setting["candidates"] / config["ipc"]
+    return seen
+
+
 def column(setting: Mapping[str, Any]) -> str:
     """Return how a setting is headed."""
     return re.sub(r"-ipc(\d+)(.*)", r"\2 @\1", setting["setting"])

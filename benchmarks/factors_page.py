@@ -16,7 +16,7 @@ from statistics import mean, stdev
 from typing import Any
 
 from factors import BASELINE, GROUPS, RESULTS, SETTINGS, TEACHERS
-from factors_figures import forest, knowledge_figure
+from factors_figures import forest, knowledge_figure, strength_figure
 from factors_gaps import (
     DRAWN,
     DRAWN_START,
@@ -31,10 +31,12 @@ from factors_gaps import (
     over_settings,
     power,
     retrieves,
+    views,
     within,
 )
 from scipy.stats import spearmanr
 
+from reta.config import VIEWS
 from reta.storage import read_json
 from reta.synthesis.retrieval import RetrievedAnchor
 
@@ -43,6 +45,7 @@ PAGE = ROOT / "docs" / "factors.md"
 ANSWER = ROOT / "docs" / "reproduction.md"
 FOREST = ROOT / "docs" / "images" / "factors.svg"
 KNOWLEDGE = ROOT / "docs" / "images" / "knowledge.svg"
+STRENGTH = ROOT / "docs" / "images" / "strength.svg"
 CAUSES = {
     "kappa": "κ, contraction of the classes",
     "distance": "distance between two images of a class",
@@ -164,7 +167,7 @@ def settings_table(settings: Settings) -> list[str]:
 
 def teachers_table(settings: Settings) -> list[str]:
     """Return what retrieval does under teachers that learned for longer, of the same images."""
-    rows = ("reta-drc", "reta-drc connection.margin=0.1")
+    rows = ("reta-drc", "reta-drc connection.anchors=cells")
     lines = [
         f"| setting | epochs | teachers | {BASELINE} | entropy of its labels | "
         + " | ".join(rows)
@@ -173,6 +176,7 @@ def teachers_table(settings: Settings) -> list[str]:
     ]
     for family in TEACHERS:
         known = [settings[name] for name in family if name in settings]
+        known = [s for s in known if rows[0] in s["rows"]]
         if len(known) < 2:
             continue
         for s in known:
@@ -184,8 +188,41 @@ def teachers_table(settings: Settings) -> list[str]:
                 f"| {spread([one['last'] for one in base])} | {average(base, 'entropy')} "
                 f"| {' | '.join(cells)} |"
             )
-        cells = [str(between(known[-1], known[0], row)) for row in rows]
+        ends = known[0], known[-1]
+        cells = [
+            str(between(known[-1], known[0], row)) if all(row in s["rows"] for s in ends) else "–"
+            for row in rows
+        ]
         lines.append(f"| *the last less the first* | | | | | {' | '.join(cells)} |")
+    return lines
+
+
+def strength_table(settings: Settings) -> list[str]:
+    """Return what methods without retrieval make of teachers that learned for longer."""
+    lines = [
+        "| setting | epochs | views of a class, by image made | teachers | knows "
+        f"| entropy of labels | random | {BASELINE} |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for family in TEACHERS:
+        known = [settings[name] for name in family if name in settings]
+        if len(known) < 2:
+            continue
+        reached = [mean(one["last"] for one in s["rows"][BASELINE]) for s in known]
+        for s, value in zip(known, reached, strict=True):
+            rows = s["rows"]
+            teachers = ", ".join(f"{100 * value:.0f} %" for value in s["teacher_accuracy"].values())
+            cells = [
+                spread([one["last"] for one in rows[row]]) if row in rows else "–"
+                for row in ("random", BASELINE)
+            ]
+            if value == max(reached):
+                cells[1] = f"**{cells[1]}**"
+            lines.append(
+                f"| {column(s)} | {s['config']['teacher_epochs']} | {views(s):,.0f} | {teachers} "
+                f"| {s['knowledge']:.2f} | {average(rows[BASELINE], 'entropy')} "
+                f"| {' | '.join(cells)} |"
+            )
     return lines
 
 
@@ -339,6 +376,18 @@ def page(settings: Settings) -> str:
         "",
         "![All rows, mean difference from FADRM+ over settings](images/factors.svg)",
         "",
+        "## How long teachers should learn",
+        "",
+        "The same images and students under teachers that learned for fewer or more epochs; in "
+        "**bold** the best of them. A *view* is an image of a class that a teacher learned from, "
+        f"repeats counted. At `--effort small` teachers learn for {VIEWS:,} views of a class for "
+        "each image that is made of it, in at most 30 epochs.",
+        "",
+        f"![What {BASELINE} loses under teachers that learned for longer or shorter]"
+        "(images/strength.svg)",
+        "",
+        *strength_table(settings),
+        "",
         "## Retrieval, by how good the teachers are",
         "",
         "The same images and students under teachers that learned for fewer or more epochs.",
@@ -424,7 +473,13 @@ def page(settings: Settings) -> str:
     return "\n".join(lines) + "\n"
 
 
-TABLES = {"drawn": drawn_table, "teachers": teachers_table, "rule": rule_table, "size": size_table}
+TABLES = {
+    "drawn": drawn_table,
+    "teachers": teachers_table,
+    "strength": strength_table,
+    "rule": rule_table,
+    "size": size_table,
+}
 
 
 def filled(document: str, settings: Settings) -> str:
@@ -469,6 +524,7 @@ def main() -> None:
     FOREST.parent.mkdir(exist_ok=True)
     FOREST.write_text(forest(settings), encoding="utf-8")
     KNOWLEDGE.write_text(knowledge_figure(settings), encoding="utf-8")
+    STRENGTH.write_text(strength_figure(settings), encoding="utf-8")
     PAGE.write_text(page(settings), encoding="utf-8")
     ANSWER.write_text(filled(ANSWER.read_text(encoding="utf-8"), settings), encoding="utf-8")
     print(f"{PAGE.relative_to(ROOT)} written from {len(settings)} settings")

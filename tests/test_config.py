@@ -80,6 +80,25 @@ def test_effort_fills_only_what_is_left_open():
     assert resolve(Config("digits", effort="paper"), 32).label_epochs == 1000
 
 
+@pytest.mark.parametrize(
+    ("ipc", "per_class", "epochs"),
+    [(1, 500, 2), (10, 500, 20), (1, 300, 4), (50, 500, 30), (1, 9000, 1)],
+)
+def test_teachers_of_few_images_learn_less(ipc: int, per_class: int, epochs: int) -> None:
+    """A class seen 1,000 times for each image, at least once; more than the effort's epochs."""
+    chosen = resolve(Config("digits", ipc=ipc), 16, per_class)
+    assert chosen.teacher_epochs == epochs
+    assert resolve(chosen, 16, 1) == chosen, "what is chosen stays"
+
+
+def test_teachers_learn_for_as_long_as_was_said() -> None:
+    """The default in the place of a number, of a wanted accuracy, or of another effort."""
+    assert resolve(Config("digits", ipc=1, teacher_epochs=7), 16, 500).teacher_epochs == 7
+    assert resolve(Config("digits", ipc=1, teacher_accuracy=0.9), 16, 500).teacher_epochs == 30
+    assert resolve(Config("digits", ipc=1, effort="smoke"), 16, 500).teacher_epochs == 4
+    assert resolve(Config("digits", ipc=1, effort="paper"), 16, 500).teacher_epochs == 200
+
+
 def test_every_preset_is_valid():
     """Breaks when a shipped preset has a key or a method that does not exist."""
     assert "demo" in preset_names()

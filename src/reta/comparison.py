@@ -135,7 +135,7 @@ def _folder(
     force: bool,
 ) -> RunFolder:
     """Return the folder of a comparison; with force, one that holds no run of other settings."""
-    full = resolve(config, source.image_size)
+    full = resolve(config, source.image_size, source.per_class)
     inside = {
         variant.run(seed, seeds): replace(
             full, method=variant.config.method, options=variant.config.options, seed=seed

@@ -294,7 +294,7 @@ def _distil_again(
     source, manifest = training.source, run.manifest()
     config = replace(from_yaml(run.path / "config.yaml"), ipc=ipc, label_epochs=1)
     prepared = Prepared(
-        resolve(config, source.image_size),
+        resolve(config, source.image_size, source.per_class),
         source,
         training.device,
         committee,
@@ -326,7 +326,7 @@ def _distil_alone(
     """
     source = _only(training.source, labels)
     around = RunFolder(home.path / "continual" / source.fingerprint[:12])
-    config = resolve(replace(config, label_epochs=1), source.image_size)
+    config = resolve(replace(config, label_epochs=1), source.image_size, source.per_class)
     executor = Serial()
     prepared = prepare(
         replace(config, seed=training.config.seed), source, around, training.device, executor

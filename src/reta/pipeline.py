@@ -91,7 +91,7 @@ def squeeze(config: Config, out: Path | str, device: str = "auto", force: bool =
     """
     with assembled(device) as team:
         place, source = choose_device(device), open_data(config)
-        full = resolve(config, source.image_size)
+        full = resolve(config, source.image_size, source.per_class)
         if team.rank:
             show_progress(False)
             log.setLevel("ERROR")  # what there is to say, the leader says
@@ -300,6 +300,7 @@ def seal(job: Job, prepared: Prepared) -> None:
             "label_keep": config.label_keep,
             "teachers": prepared.teachers,
             "teacher_accuracy": prepared.accuracy,
+            "teacher_epochs": prepared.epochs,
             "teacher_knowledge": prepared.pool.knowledge,
             "warnings": cautions(prepared, config) + restarts(job.folder),
             "hardware": hardware(),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
@@ -42,6 +42,7 @@ class Prepared:
         accuracy: of each teacher on unseen real images.
         pool: real images as the first teacher sees them.
         warnings: what a reader of the results should know of the teachers, in sentences.
+        epochs: for which each teacher learned, of those trained here.
     """
 
     config: Config
@@ -52,6 +53,7 @@ class Prepared:
     accuracy: dict[str, float]
     pool: Pool
     warnings: tuple[str, ...] = ()
+    epochs: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def committee(self) -> list[Classifier]:
@@ -104,7 +106,7 @@ def open_data(config: Config, manifest: Mapping[str, Any] | None = None) -> Sour
     )
     if config.flip is not None:
         source = replace(source, flip=config.flip)
-    config = resolve(config, source.image_size)
+    config = resolve(config, source.image_size, source.per_class)
     for spec in committee_of(config):
         spec.check(source.image_size)
     check(config.student or "", source.image_size)
@@ -115,14 +117,14 @@ def prepare(
     config: Config, source: Source, run: RunFolder, place: Device, executor: Executor
 ) -> Prepared:
     """Train the committee (squeeze) or let it in, and build the pool, or read them back."""
-    config = resolve(config, source.image_size)
+    config = resolve(config, source.image_size, source.per_class)
     keep_bad_images(run, config, source)
     taught = Lesson(run.path, config, source, place)
     specs = committee_of(config)
     executor.run("teacher", teacher_unit, taught, specs)
     executor.check()  # without its committee nothing can go on
     committee: list[Classifier] = []
-    hashes, accuracy, warnings = {}, {}, []
+    hashes, accuracy, epochs, warnings = {}, {}, {}, []
     for spec in specs:
         teacher, record = read_teacher(taught, spec)
         if not teacher.batch_norms():
@@ -132,10 +134,14 @@ def prepare(
         committee.append(teacher.to(memory_format=preferred_layout(teacher)))
         hashes[spec.name] = record["files"][weights_file(spec)]
         accuracy[spec.name] = record["facts"]["test_accuracy"]
+        if "epochs" in record["facts"]:
+            epochs[spec.name] = record["facts"]["epochs"]
     executor.run("pool", pool_unit, taught, pool_spans(source.train))
     executor.check()
     pool = open_pool(source, committee[0], next(iter(hashes.values())), run)
-    return Prepared(config, source, place, committee, hashes, accuracy, pool, tuple(warnings))
+    return Prepared(
+        config, source, place, committee, hashes, accuracy, pool, tuple(warnings), epochs
+    )
 
 
 def pool_spans(images: ImageSet) -> list[range]:

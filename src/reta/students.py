@@ -121,7 +121,7 @@ def open_run(folder: Path | str, source: Source | None = None, data: str | None 
             f"{config.data}: not the images {run.path} was distilled from; "
             "they changed since, or another folder took their place"
         )
-    return Opened(run, manifest, resolve(config, source.image_size), source)
+    return Opened(run, manifest, resolve(config, source.image_size, source.per_class), source)
 
 
 def reseal(run: RunFolder) -> None:
@@ -332,7 +332,8 @@ def collect(
     mark = set_mark(run)
     records = {name: record["facts"] for name, record in run.records().items()}
     recovered = [facts for name, facts in records.items() if name.startswith("recover-")]
-    full = run.manifest().get("teacher_accuracy", {}).get(student)
+    manifest = run.manifest()
+    full = manifest.get("teacher_accuracy", {}).get(student)
     sizes = {
         part: sum(path.stat().st_size for path in (run.path / part).rglob("*") if path.is_file())
         for part in _SET
@@ -359,7 +360,12 @@ def collect(
         "bytes_labels": sizes["labels"],
         "label_epochs": config.label_epochs,
         "chance": 1 / len(classes),
-        "full_data": full and {"test_accuracy": full, "architecture": student},
+        "full_data": full
+        and {
+            "test_accuracy": full,
+            "architecture": student,
+            "epochs": manifest.get("teacher_epochs", {}).get(student),
+        },
     }
 
 

@@ -91,7 +91,7 @@ def test_run_page_tells_the_outcome(run_folder: Path) -> None:
     assert "57.9 ± 2.1 %" in page.text
     assert "61.0 ± 1.8 %" in page.text
     assert "Guessing would give 25.0 %" in page.text
-    assert "resnet18 trained on all real images reaches 80.2 %" in page.text
+    assert "resnet18 of 50 epochs trained on all real images reaches 80.2 %" in page.text
     assert "4.2 MB" in page.text
     assert "11 173 962" in page.text
     assert "2.4 of 4" in page.text
@@ -153,7 +153,7 @@ def test_unmeasured_numbers_become_dashes(run_folder: Path) -> None:
     assert "50.0 %" in page.text
     assert "How much the accuracy varies" not in page.text
     assert "how much the accuracy varies is not known" in page.text
-    assert "A resnet18 trained on all real images reaches 79.0 %" in page.text
+    assert "A resnet18 of 60 epochs trained on all real images reaches 79.0 %" in page.text
 
 
 def test_many_classes_are_shown_in_part(tmp_path: Path) -> None:

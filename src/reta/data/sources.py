@@ -69,6 +69,11 @@ class Source:
         return self.train.size
 
     @property
+    def per_class(self) -> int:
+        """Training images of a class, in the mean over classes."""
+        return max(1, len(self.train) // len(self.classes))
+
+    @property
     def mean_std(self) -> tuple[Triple, Triple]:
         """Mean and standard deviation per channel of the training images in [0, 1].
 

@@ -59,15 +59,23 @@ def accuracy_rows(run: Run) -> list[list[str]]:
 
 
 def full_data(run: Run) -> tuple[str, float] | None:
-    """Return the best model known to be trained on all real images, and its test accuracy."""
+    """Return the best model known to be trained on all real images, and its test accuracy.
+
+    It is a teacher; where it learned here, how long is said, since that may have been short.
+    """
     facts = part(run.metrics, "full_data")
     candidates = [facts] if facts else run.teachers
     known = [
-        (str(found.get("architecture", "model")), value)
+        (_learner(found), value)
         for found in candidates
         if (value := figure(found, "test_accuracy")) is not None
     ]
     return max(known, key=lambda pair: pair[1], default=None)
+
+
+def _learner(teacher: Facts) -> str:
+    name, epochs = str(teacher.get("architecture", "model")), figure(teacher, "epochs")
+    return f"{name} of {words.plural(int(epochs), 'epoch')}" if epochs else name
 
 
 def summary_rows(run: Run) -> list[list[str]]:
