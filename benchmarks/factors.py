@@ -298,6 +298,16 @@ SETTINGS = {
     "fashion-weak-ipc10": Setting(
         "fashion-weak", replace(_FASHION, ipc=10, teacher_epochs=1), "confirm", 100
     ),
+    # Twenty times as many images: is it epochs that count, or images seen?
+    "fashion-6000-ipc10": Setting(
+        "fashion-6000", replace(_FASHION, ipc=10, per_class=None, teacher_epochs=2), "confirm", 100
+    ),
+    "fashion-6000-strong-ipc10": Setting(
+        "fashion-6000-strong",
+        replace(_FASHION, ipc=10, per_class=None, teacher_epochs=10),
+        "confirm",
+        100,
+    ),
     "imagenette-ipc1": Setting("imagenette", replace(_NETTE, ipc=1), "choose", 40),
     "imagenette-ipc2": Setting("imagenette", replace(_NETTE, ipc=2), "choose", 80),
     # As many steps of the teachers over four times the images: is it the pool that retrieval wants?
@@ -402,6 +412,7 @@ TEACHERS = (
     ("cifar100-fifth-weak-ipc1", "cifar100-fifth-ipc1"),
     ("fashion-weak-ipc1", "fashion-ipc1"),
     ("fashion-weak-ipc10", "fashion-ipc10"),
+    ("fashion-6000-ipc10", "fashion-6000-strong-ipc10"),
 )
 
 

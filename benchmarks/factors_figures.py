@@ -165,8 +165,7 @@ def strength_figure(settings: Settings) -> str:
                 f'</title><circle cx="{a:.1f}" cy="{b:.1f}" r="5" fill="{colour}"/></g>'
             )
     legend = "".join(
-        f'<tspan fill="{colour}" dx="10">● {size} image{"s" * (size > 1)}</tspan>'
-        for size, colour in _BY_SIZE.items()
+        f'<tspan fill="{colour}" dx="10">● {size}</tspan>' for size, colour in _BY_SIZE.items()
     )
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {left + width + 30} '
@@ -175,6 +174,6 @@ def strength_figure(settings: Settings) -> str:
         f"{''.join(parts)}"
         f'<text x="{left}" y="{top + height + 38}">how often teachers saw images of a class, for '
         f"each image made of it; down: points of {BASELINE} below its best teachers</text>"
-        f'<text x="{left}" y="{top + height + 56}">of each class, by'
-        f"{legend}</text></svg>\n"
+        f'<text x="{left}" y="{top + height + 56}">images made of each class:{legend}</text>'
+        "</svg>\n"
     )
