@@ -14,7 +14,7 @@ LAYERS = [
     ["cli", "__main__"],
     ["bench"],
     ["api"],
-    ["comparison"],
+    ["comparison", "variants"],
     ["evaluating"],
     ["sharing"],
     ["planning", "clock"],
