@@ -6,8 +6,8 @@ import math
 from html import escape
 from statistics import mean
 
-from factors import BASELINE, GROUPS, TEACHERS
-from factors_gaps import DRAWN, RULE, Settings, column, over, views, within
+from factors import BASELINE, TEACHERS
+from factors_gaps import DRAWN, FROM_DRAWN, RULE, Settings, column, over, views, within
 
 from reta.config import VIEWS
 from reta.synthesis.retrieval import RetrievedAnchor
@@ -19,7 +19,7 @@ _WIDEST = 20.0  # points; an interval wider than that says nothing, and hides th
 def forest(settings: Settings) -> str:
     """Return all rows as a figure: mean difference over settings, with its interval."""
     rows = list(dict.fromkeys(row for s in settings.values() for row in s["rows"]))
-    rows = [row for row in rows if row not in GROUPS["drawn"][1:]]  # of other starts than FADRM+
+    rows = [row for row in rows if row == DRAWN or row not in FROM_DRAWN]  # of FADRM+'s start
     found = [(row, over(settings.values(), row)) for row in rows]
     shown = sorted(((r, g) for r, g in found if g), key=lambda pair: -pair[1].mean)
     reach = max(max(abs(g.low), abs(g.high)) for _, g in shown)
@@ -129,7 +129,7 @@ def strength_figure(settings: Settings) -> str:
             lines.append((known, lost))
     seen = [math.log2(views(s)) for known, _ in lines for s in known]
     first, last = math.floor(min(seen)), math.ceil(max(seen))
-    low = 2 * math.floor(min(value for _, lost in lines for value in lost) / 2)
+    low = 2 * math.floor(min(-1.0, *(value for _, lost in lines for value in lost)) / 2)
     left, top, width, height = 60, 30, 640, 280
 
     def x(value: float) -> float:
@@ -155,7 +155,7 @@ def strength_figure(settings: Settings) -> str:
             f"{2**power:,}</text>"
         )
     for known, lost in lines:
-        colour = _BY_SIZE[known[0]["config"]["ipc"]]
+        colour = _BY_SIZE.get(known[0]["config"]["ipc"], "#6e7781")
         at = [(x(views(s)), y(value)) for s, value in zip(known, lost, strict=True)]
         path = " ".join(f"{a:.1f},{b:.1f}" for a, b in at)
         parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}"/>')

@@ -27,7 +27,7 @@ RULE = METHODS["reta"].connection
 DRAWN_START = "start.order=random"
 DRAWN = f"{BASELINE} {DRAWN_START}"
 
-_DRAWN = GROUPS["drawn"] + GROUPS["drawn-cells"]
+FROM_DRAWN = {*GROUPS["drawn"], *GROUPS["drawn-cells"], f"reta {DRAWN_START}"}
 
 Settings = Mapping[str, dict[str, Any]]
 
@@ -104,7 +104,7 @@ def between(one: Mapping[str, Any], other: Mapping[str, Any], row: str) -> Gap:
 
 def power(setting: Mapping[str, Any]) -> tuple[float, float]:
     """Return the deviation of paired differences, and the gain found with 80 % power."""
-    rows = set(setting["rows"]) - {BASELINE, *REAL, *_DRAWN, *setting["same"]}
+    rows = set(setting["rows"]) - {BASELINE, *REAL, *FROM_DRAWN, *setting["same"]}
     seeds = len(setting["rows"][BASELINE])
     deviation = math.sqrt(mean(stdev(gaps(setting, row)) ** 2 for row in rows))
     reach = float(t.ppf(0.975, seeds - 1) + t.ppf(0.8, seeds - 1))

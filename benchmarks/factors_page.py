@@ -293,11 +293,16 @@ def drawn_table(settings: Settings) -> list[str]:
             f"| {column(s)} | {s['knowledge']:.2f} | {s['candidates']} | {len(base)} | {fixed} "
             f"| {drawn} | {' | '.join(cells)} |"
         )
-    for decision, words in ((False, "keep"), (True, "retrieve")):
-        own = [s for s in shown if retrieves(s) is decision]
+    for decision, said in ((False, "keep"), (True, "retrieve")):
+        own = [s for s in shown if retrieves(s) is decision and all(r in s["rows"] for r in rows)]
         cells = [str(over_settings(own, row, DRAWN) or "–") for row in rows]
+        few = (
+            ", that have all rows"
+            if len(own) < sum(retrieves(s) is decision for s in shown)
+            else ""
+        )
         if len(own) > 1:
-            rule = f"*mean of the settings where the rule says {words}*"
+            rule = f"*mean of the settings where the rule says {said}{few}*"
             lines.append(f"| {rule} | | | | | | {' | '.join(cells)} |")
     return lines
 
@@ -381,7 +386,7 @@ def page(settings: Settings) -> str:
         "The same images and students under teachers that learned for fewer or more epochs; in "
         "**bold** the best of them. A *view* is an image of a class that a teacher learned from, "
         f"repeats counted. At `--effort small` teachers learn for {VIEWS:,} views of a class for "
-        "each image that is made of it, in at most 30 epochs.",
+        "each image that is made of it, in whole epochs, 30 at most.",
         "",
         f"![What {BASELINE} loses under teachers that learned for longer or shorter]"
         "(images/strength.svg)",
@@ -506,7 +511,9 @@ def load(path: Path) -> dict[str, Any]:
     for start in ("", f" {DRAWN_START}"):
         own = (RETRIEVES if retrieves(setting) else plain) + start
         same[f"reta{start}"] = same.get(own, own)
-    setting["same"] = {row: own for row, own in same.items() if own in rows}
+    # What was measured with as many seeds stands for itself.
+    measured = {row for row, runs in rows.items() if len(runs) >= len(rows.get(same.get(row), []))}
+    setting["same"] = {row: own for row, own in same.items() if own in rows and row not in measured}
     rows |= {row: rows[own] for row, own in setting["same"].items()}
     return setting
 

@@ -27,9 +27,11 @@ from reta import stages
 from reta.bench.measure import commit
 from reta.comparison import compare
 from reta.config import Config
+from reta.files import fingerprint
 from reta.progress import show_progress
 from reta.storage import RunFolder, read_json
 from reta.synthesis.engine import Recovered
+from reta.variants import Variant
 
 RESULTS = ROOT / "results" / "relabelled.json"
 PLAIN = "random"  # stands in for what made the images, since none are made
@@ -38,13 +40,13 @@ PLAIN = "random"  # stands in for what made the images, since none are made
 class Painted:
     """In the place of `recover`: gives the images of finished runs, seed by seed."""
 
-    def __init__(self, folder: Path, row: str) -> None:
-        self.folder, self.row = folder, row
+    def __init__(self, folder: Path, row: Variant, seeds: int) -> None:
+        self.folder, self.row, self.seeds = folder, row, seeds
 
     def __call__(self, *given: Any) -> Recovered:
         """Return the images of the classes asked for, of the run of the same seed."""
         _, _, _, labels, settings, *_ = given
-        run = RunFolder(self.folder / f"{self.row}-{settings.seed}")
+        run = RunFolder(self.folder / self.row.run(settings.seed, self.seeds))
         folders = run.manifest()["folders"]
         images = torch.stack([_class(run.path / "images" / folders[label]) for label in labels])
         return Recovered(images, [images], [], [], [], 0.0, 1)
@@ -64,17 +66,22 @@ def accuracies(folder: Path, runs: Sequence[str]) -> list[float]:
 
 def measure(made: str, by: str, config: Config, row: str, seeds: int, out: Path) -> dict[str, Any]:
     """Return the accuracy of a row's images under their own labels and under others."""
-    stages.recover = Painted(out / made, row)  # type: ignore[assignment]
-    folder = out / "relabelled" / f"{made}-{row}-by-{by}".replace(" ", "-")
+    variant = Variant(row, config)
+    own = [variant.run(seed, seeds) for seed in range(seeds)]
+    stages.recover = Painted(out / made, variant, seeds)  # type: ignore[assignment]
+    # Images made anew are others, though nothing that `compare` looks at has changed.
+    mark = fingerprint([RunFolder(out / made / run).manifest()["files"] for run in own])[:8]
+    folder = out / "relabelled" / f"{made}-{variant.run(0, 1)}-by-{by}-{mark}"
     result = compare(config, [PLAIN], folder, seeds=seeds, baseline=PLAIN)
     runs = result["runs"][PLAIN]
     return {
         "images": made,
         "labels": by,
         "row": row,
-        "own": accuracies(out / made, [f"{row}-{seed}" for seed in range(seeds)]),
+        "own": accuracies(out / made, own),
         "relabelled": accuracies(folder, runs),
-        "command": f"python benchmarks/relabelled.py {made} --labels {by} --seeds {seeds}",
+        "command": f"python benchmarks/relabelled.py {made} --labels {by} --rows '{row}' "
+        f"--seeds {seeds}",
         "hardware": RunFolder(folder / runs[0]).manifest()["hardware"],
         "commit": commit(),
     }
@@ -92,15 +99,16 @@ def main() -> None:
     asked = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     show_progress()
-    setting = SETTINGS[asked.labels]
-    config = replace(setting.config, ipc=SETTINGS[asked.made].config.ipc)
+    setting, made = SETTINGS[asked.labels], SETTINGS[asked.made].config
+    config = replace(setting.config, ipc=made.ipc)
+    if replace(config, teacher_epochs=made.teacher_epochs) != made:
+        parser.error(f"{asked.made} and {asked.labels} are not of the same images and students")
     config = replace(config, data=asked.data or config.data)
     config = replace(config, teachers=committee(setting.committee, config, asked.out))
     for row in asked.rows:
-        if not (asked.out / asked.made / f"{row}-{asked.seeds - 1}").is_dir():
-            parser.error(
-                f"{asked.out / asked.made}: no {asked.seeds} runs of {row}; make them first"
-            )
+        last = asked.out / asked.made / Variant(row, config).run(asked.seeds - 1, asked.seeds)
+        if not last.is_dir():
+            parser.error(f"{last}: not there; make it with benchmarks/factors.py first")
         found = measure(asked.made, asked.labels, config, row, asked.seeds, asked.out)
         rows = read_json(RESULTS)["rows"] if RESULTS.exists() else []
         key = ("images", "labels", "row")

@@ -1,6 +1,7 @@
 """Settings: what is accepted, what is refused, and what the error says."""
 
 import dataclasses
+from typing import Any
 
 import pytest
 
@@ -70,33 +71,44 @@ def test_a_file_that_is_no_mapping_is_refused(tmp_path, text):
 
 def test_effort_fills_only_what_is_left_open():
     """Breaks when the one dial overrides what the user said."""
-    small = resolve(Config("digits", steps=123), 16)
+    small = resolve(Config("digits", steps=123), 16, 10, 1000)
     assert small.steps == 123
     assert small.teachers
     assert None not in (small.teacher_epochs, small.label_epochs, small.student, small.students)
-    paper = resolve(Config("digits", effort="paper"), 224)
+    paper = resolve(Config("digits", effort="paper"), 224, 10, 1000)
     assert paper.label_epochs == 300
     assert "shufflenet_v2_x1_0" in paper.teachers
-    assert resolve(Config("digits", effort="paper"), 32).label_epochs == 1000
+    assert resolve(Config("digits", effort="paper"), 32, 10, 1000).label_epochs == 1000
 
 
 @pytest.mark.parametrize(
-    ("ipc", "per_class", "epochs"),
-    [(1, 500, 2), (10, 500, 20), (1, 300, 4), (50, 500, 30), (1, 9000, 1)],
+    ("ipc", "classes", "images", "epochs"),
+    [
+        (1, 10, 5000, 2),  # 1,000 images of a class for each that is made of it
+        (10, 10, 5000, 20),
+        (1, 10, 3000, 4),
+        (50, 10, 5000, 30),  # no more than the effort says
+        (1, 10, 90_000, 1),
+        (1, 2, 2000, 3),  # 5,000 images at least
+    ],
 )
-def test_teachers_of_few_images_learn_less(ipc: int, per_class: int, epochs: int) -> None:
-    """A class seen 1,000 times for each image, at least once; more than the effort's epochs."""
-    chosen = resolve(Config("digits", ipc=ipc), 16, per_class)
+def test_teachers_of_few_images_learn_less(ipc: int, classes: int, images: int, epochs: int):
+    """A class seen for longer than the images made of it are worth; less than an epoch."""
+    chosen = resolve(Config("digits", ipc=ipc), 16, classes, images)
     assert chosen.teacher_epochs == epochs
-    assert resolve(chosen, 16, 1) == chosen, "what is chosen stays"
+    assert resolve(chosen, 16, 1, 1) == chosen, "what is chosen stays"
 
 
 def test_teachers_learn_for_as_long_as_was_said() -> None:
     """The default in the place of a number, of a wanted accuracy, or of another effort."""
-    assert resolve(Config("digits", ipc=1, teacher_epochs=7), 16, 500).teacher_epochs == 7
-    assert resolve(Config("digits", ipc=1, teacher_accuracy=0.9), 16, 500).teacher_epochs == 30
-    assert resolve(Config("digits", ipc=1, effort="smoke"), 16, 500).teacher_epochs == 4
-    assert resolve(Config("digits", ipc=1, effort="paper"), 16, 500).teacher_epochs == 200
+
+    def epochs(**settings: Any) -> int | None:
+        return resolve(Config("digits", ipc=1, **settings), 16, 10, 5000).teacher_epochs
+
+    assert epochs(teacher_epochs=7) == 7
+    assert epochs(teacher_accuracy=0.9) == 30
+    assert epochs(effort="smoke") == 4
+    assert epochs(effort="paper") == 200
 
 
 def test_every_preset_is_valid():
@@ -148,7 +160,7 @@ def test_the_papers_label_epochs() -> None:
     """1000 on CIFAR-100 and on Tiny-ImageNet at one image per class, else 300."""
 
     def epochs(size: int, ipc: int) -> int | None:
-        return resolve(Config("x", ipc=ipc, effort="paper"), size).label_epochs
+        return resolve(Config("x", ipc=ipc, effort="paper"), size, 10, 1000).label_epochs
 
     assert [epochs(32, ipc) for ipc in (1, 10, 50)] == [1000, 1000, 1000]
     assert [epochs(64, ipc) for ipc in (1, 10, 50)] == [1000, 300, 300]

@@ -9,11 +9,14 @@ from dataclasses import replace
 import pytest
 
 import reta
+from reta import config
 from reta.config import Config
 from reta.errors import DataError, UsageError
 from reta.evaluating import choose, evaluate
 from reta.evaluation.catalogue import EVALUATIONS, summary
 from reta.pipeline import distill
+from reta.planning import outline
+from reta.preparation import open_data
 from reta.storage import RunFolder
 
 TINY = Config(
@@ -128,6 +131,31 @@ def test_continual_learning_offline_and_per_stage(finished):
         (name,) = RunFolder(stage / "digits-ipc2").manifest()["classes"]
         assert name in "012"
     assert reta.verify(finished) == []
+
+
+def test_teachers_learn_as_long_for_a_memory_of_any_size(tmp_path, monkeypatch):
+    """Epochs by the memory's size, so that its teachers differ; epochs that are not said."""
+    monkeypatch.setattr(config, "VIEWS", 20)
+    monkeypatch.setattr(config, "FEWEST_VIEWS", 1)
+    settings = replace(TINY, teacher_epochs=None, students=1)
+    made = outline(settings, open_data(settings), tmp_path / "run")
+    assert "1 of 1 teachers trained, 2 epochs each" in [stage.detail for stage in made.stages]
+    folder = distill(settings, tmp_path / "run")
+    options = {
+        "continual.steps": 3,
+        "continual.sizes": [3, 9],
+        "continual.memory": "per-stage",
+        "continual.sets": "per-size",
+        "continual.epochs": 1,
+        "continual.orders": 1,
+        "continual.references": [],
+    }
+    evaluate(folder, ["continual"], options=options)
+    assert reta.train(folder)["full_data"]["epochs"] == 2
+    runs = [folder, *(path.parent for path in folder.glob("continual/**/images"))]
+    assert len({RunFolder(run).manifest()["ipc"] for run in runs}) > 2
+    for run in runs:
+        assert RunFolder(run).manifest()["teacher_epochs"] == {"convnet3": 2}
 
 
 @pytest.mark.parametrize("memory", ["offline", "per-stage"])

@@ -18,6 +18,7 @@ from torchvision.datasets import ImageFolder
 
 import reta
 from crashes import ended, start, wait
+from reta import config
 from reta.config import Config
 from reta.errors import DataError, UsageError
 from reta.models import register
@@ -391,8 +392,11 @@ def test_a_comparison_shares_teachers_and_tabulates(tmp_path):
     assert reta.verify(tmp_path / "c") == []
 
 
-def test_a_refused_comparison_leaves_its_teachers_alone(tmp_path):
-    """Breaks when settings are compared only after the shared teachers were trained anew."""
+def test_a_refused_comparison_leaves_its_teachers_alone(tmp_path, monkeypatch):
+    """Breaks when settings are compared only after the shared teachers were trained anew.
+
+    Those that are left open are kept in the runs alone.
+    """
     settings = {
         "ipc": 1,
         "classes": 2,
@@ -407,6 +411,14 @@ def test_a_refused_comparison_leaves_its_teachers_alone(tmp_path):
     with pytest.raises(UsageError, match="begun with teacher_epochs = 1, not 2"):
         reta.compare("digits", ["random"], tmp_path / "c", teacher_epochs=2, **settings)
     assert (tmp_path / "c/teachers/convnet3.safetensors").read_bytes() == teacher
+    monkeypatch.setattr(config, "FEWEST_VIEWS", 40)
+    monkeypatch.setattr(config, "VIEWS", 20)
+    reta.compare("digits", ["random"], tmp_path / "d", **settings)
+    monkeypatch.setattr(config, "VIEWS", 60)  # another version's
+    before = (tmp_path / "d/teachers/convnet3.safetensors").read_bytes()
+    with pytest.raises(UsageError, match="begun with teacher_epochs = 1, not 3"):
+        reta.compare("digits", ["random"], tmp_path / "d", **settings)
+    assert (tmp_path / "d/teachers/convnet3.safetensors").read_bytes() == before
     (tmp_path / "c/teachers/convnet3.safetensors").write_bytes(teacher[:-1] + b"!")
     assert any("teachers/convnet3" in problem for problem in reta.verify(tmp_path / "c"))
     with pytest.raises(DataError, match="choose one of its runs: random"):

@@ -109,7 +109,9 @@ def test_every_method_of_others_has_its_official_settings() -> None:
 @pytest.mark.parametrize(("name", "ipc"), CELLS)
 def test_settings_are_fadrms(name: str, ipc: int) -> None:
     """A copying error in one of 45 cells, or a default that moved under a preset."""
-    config = resolve(preset(f"{name}-ipc{ipc}"), preset(f"{name}-ipc{ipc}").image_size or 0)
+    config = resolve(
+        preset(f"{name}-ipc{ipc}"), preset(f"{name}-ipc{ipc}").image_size or 0, 10, 1000
+    )
     size = {"cifar100": 32, "tiny-imagenet": 64}.get(name, 224)
     assert (config.method, config.ipc, config.image_size) == ("reta-paper", ipc, size)
     long = name == "cifar100" or (name == "tiny-imagenet" and ipc == 1)
@@ -135,7 +137,9 @@ def test_settings_are_fadrms(name: str, ipc: int) -> None:
 @pytest.mark.parametrize(("name", "ipc"), CELLS)
 def test_committees_are_fadrms(name: str, ipc: int) -> None:
     """Teachers of another committee, or in another order: the first one gives the features."""
-    config = resolve(preset(f"{name}-ipc{ipc}"), preset(f"{name}-ipc{ipc}").image_size or 0)
+    config = resolve(
+        preset(f"{name}-ipc{ipc}"), preset(f"{name}-ipc{ipc}").image_size or 0, 10, 1000
+    )
     specs = [TeacherSpec(text) for text in config.teachers or ()]
     for spec in specs:
         spec.check(config.image_size or 0)
@@ -275,8 +279,8 @@ def test_an_unknown_preset_names_the_nearest(capsys: pytest.CaptureFixture[str])
 
 def test_the_dial_turns_under_a_preset() -> None:
     """`--effort smoke` that a preset's own settings would switch off."""
-    quick = resolve(replace(preset("cifar100-ipc10"), effort="smoke"), 32)
-    whole = resolve(preset("cifar100-ipc10"), 32)
+    quick = resolve(replace(preset("cifar100-ipc10"), effort="smoke"), 32, 100, 50_000)
+    whole = resolve(preset("cifar100-ipc10"), 32, 100, 50_000)
     assert isinstance(quick, Config)
     assert (quick.teacher_epochs or 0) < (whole.teacher_epochs or 0) / 10
     assert (quick.label_epochs or 0) < (whole.label_epochs or 0) / 10

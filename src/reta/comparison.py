@@ -111,6 +111,7 @@ def compare(
             "runs": runs,
             "data": data_facts(source),
             "teacher_accuracy": prepared.accuracy,
+            "teacher_epochs": dict(prepared.epochs),
             "rows": [_row(folder, variant, runs[variant.label], measured) for variant in variants],
             "evaluations": measured,
             "sweeps": [one.json() for one in sweeps],
@@ -135,7 +136,7 @@ def _folder(
     force: bool,
 ) -> RunFolder:
     """Return the folder of a comparison; with force, one that holds no run of other settings."""
-    full = resolve(config, source.image_size, source.per_class)
+    full = resolve(config, *source.shape)
     inside = {
         variant.run(seed, seeds): replace(
             full, method=variant.config.method, options=variant.config.options, seed=seed

@@ -57,7 +57,7 @@ class Config:
             times chance (at most halfway to 1) and no better under another normalisation,
             channel order or class order.
         teacher_epochs: passes over the real images, at most if teacher_accuracy is given; by
-            default, at effort small, up to 30, and the fewer the fewer images are made of each.
+            default, at effort small, up to 30, and the fewer the fewer images are made of a class.
         teacher_accuracy: accuracy at which a teacher is trained enough, measured on a tenth of
             the training images that is held out for it; over-trained teachers distil worse.
         teacher_smoothing: share of a teacher's hard labels that is spread over all classes.
@@ -189,27 +189,31 @@ _EFFORTS: dict[str, dict[str, Any]] = {
 
 
 VIEWS = 1000
-"""How often teachers of `small` see images of a class, for each image that is made of it.
+"""How many images of a class teachers of `small` learn from, for each image that is made of it.
 
-Those that learned for longer make worse sets: docs/reproduction.md has the measurements.
+Repeats count. Those that learned for longer make worse sets: docs/reproduction.md has the numbers.
 """
+
+FEWEST_VIEWS = 5000
+"""How many images of all classes they learn from at least: a few classes take some steps too."""
 
 SHARE_OF_STEPS = {"smoke": 0.02, "small": 0.2, "paper": 1.0}
 """How much of a method's own optimisation budget each effort spends."""
 
 
-def resolve(config: Config, image_size: int, per_class: int | None = None) -> Config:
+def resolve(config: Config, image_size: int, classes: int, images: int) -> Config:
     """Return the settings with everything left open chosen by effort and the real images.
 
     Args:
         config: the settings.
         image_size: in pixels.
-        per_class: real images of a class, if that is known.
+        classes: how many there are.
+        images: training images of all classes.
     """
     chosen = dict(_EFFORTS[config.effort])
-    if config.effort == "small" and config.teacher_accuracy is None and per_class:
-        enough = math.ceil(VIEWS * config.ipc / per_class)
-        chosen["teacher_epochs"] = min(chosen["teacher_epochs"], enough)
+    if config.effort == "small" and config.teacher_accuracy is None:
+        views = max(VIEWS * config.ipc * classes, FEWEST_VIEWS)
+        chosen["teacher_epochs"] = min(chosen["teacher_epochs"], math.ceil(views / images))
     if config.effort == "paper" and image_size > 32:
         chosen |= {"label_epochs": 300, "teacher_epochs": 50}
         if config.ipc == 1 and image_size <= 64:  # Tiny-ImageNet at one image per class

@@ -229,7 +229,7 @@ def subject_of(run: RunFolder, session: Session) -> Subject:
 
     @cache
     def distil(labels: tuple[int, ...], method: str | None, seed: int, ipc: int) -> torch.Tensor:
-        own = replace(from_yaml(run.path / "config.yaml"), ipc=ipc)
+        own = replace(_settings(run, training.source), ipc=ipc)
         name = f"{run.path.name}-ipc{ipc}"
         if method is not None:
             own = replace(own, method=method, seed=seed, options={})
@@ -287,20 +287,26 @@ def _teachers(run: RunFolder, home: RunFolder, training: Training) -> tuple[list
     return committee, open_pool(training.source, committee[0], next(iter(teachers.values())), home)
 
 
+def _settings(run: RunFolder, source: Source) -> Config:
+    """Return the settings of a run with nothing open: by its own size, not by another one's."""
+    return resolve(from_yaml(run.path / "config.yaml"), *source.shape)
+
+
 def _distil_again(
     run: RunFolder, training: Training, committee: list[Classifier], pool: Pool, ipc: int
 ) -> torch.Tensor:
     """Return images ``(classes, ipc, 3, s, s)`` of a run's settings, teachers and pool."""
     source, manifest = training.source, run.manifest()
-    config = replace(from_yaml(run.path / "config.yaml"), ipc=ipc, label_epochs=1)
+    config = replace(_settings(run, source), ipc=ipc, label_epochs=1)
     prepared = Prepared(
-        resolve(config, source.image_size, source.per_class),
+        config,
         source,
         training.device,
         committee,
         manifest["teachers"],
         manifest["teacher_accuracy"],
         pool,
+        epochs=manifest.get("teacher_epochs", {}),
     )
     return _distilled(prepared, Job(run.path / "continual" / f"ipc{ipc}", prepared.config))
 
@@ -322,12 +328,11 @@ def _distil_alone(
 ) -> torch.Tensor:
     """Return images ``(classes, ipc, 3, s, s)`` distilled from some classes, as if no other were.
 
-    Teachers are trained once for all sets of a comparison.
+    Teachers are trained once for all sets of a comparison, whatever their size.
     """
     source = _only(training.source, labels)
     around = RunFolder(home.path / "continual" / source.fingerprint[:12])
-    config = resolve(replace(config, label_epochs=1), source.image_size, source.per_class)
-    executor = Serial()
+    config, executor = replace(config, label_epochs=1), Serial()
     prepared = prepare(
         replace(config, seed=training.config.seed), source, around, training.device, executor
     )

@@ -91,7 +91,7 @@ def squeeze(config: Config, out: Path | str, device: str = "auto", force: bool =
     """
     with assembled(device) as team:
         place, source = choose_device(device), open_data(config)
-        full = resolve(config, source.image_size, source.per_class)
+        full = resolve(config, *source.shape)
         if team.rank:
             show_progress(False)
             log.setLevel("ERROR")  # what there is to say, the leader says
@@ -125,11 +125,14 @@ def run_folder(
     run = RunFolder(out)
     numbers = count(2)
 
-    def refused() -> bool:
+    def refused() -> str | None:
         nested = ((RunFolder(run.path / name), own) for name, own in (inside or {}).items())
-        return any(refusal(*one, source) is not None for one in [(run, config), *nested])
+        reasons = (refusal(*one, source) for one in [(run, config), *nested])
+        return next((reason for reason in reasons if reason is not None), None)
 
-    while force and refused():
+    while reason := refused():
+        if not force:
+            raise UsageError(reason)
         run = RunFolder(f"{out}-{next(numbers)}")
     return run
 

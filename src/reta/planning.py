@@ -85,7 +85,7 @@ def plan(
         source: the real images, if they are open already.
     """
     source = source or open_data(config)
-    config = resolve(config, source.image_size, source.per_class)
+    config = resolve(config, *source.shape)
     bare, place = outline(config, source, out), choose_device(device)
     clock = Clock(config, source, place)
     times = clock.seconds(class_blocks(Job(Path(out), config), source))
@@ -96,7 +96,7 @@ def plan(
 
 def outline(config: Config, source: Source, out: Path | str) -> Plan:
     """Return what a run will take as far as it can be known at once, without times and memory."""
-    config = resolve(config, source.image_size, source.per_class)
+    config = resolve(config, *source.shape)
     job, specs, recipe = Job(Path(out), config), committee_of(config), recipe_of(config)
     blocks, shards = class_blocks(job, source), label_shards(job, source)
     count = len(source.classes) * config.ipc

@@ -106,7 +106,7 @@ def open_data(config: Config, manifest: Mapping[str, Any] | None = None) -> Sour
     )
     if config.flip is not None:
         source = replace(source, flip=config.flip)
-    config = resolve(config, source.image_size, source.per_class)
+    config = resolve(config, *source.shape)
     for spec in committee_of(config):
         spec.check(source.image_size)
     check(config.student or "", source.image_size)
@@ -117,7 +117,7 @@ def prepare(
     config: Config, source: Source, run: RunFolder, place: Device, executor: Executor
 ) -> Prepared:
     """Train the committee (squeeze) or let it in, and build the pool, or read them back."""
-    config = resolve(config, source.image_size, source.per_class)
+    config = resolve(config, *source.shape)
     keep_bad_images(run, config, source)
     taught = Lesson(run.path, config, source, place)
     specs = committee_of(config)

@@ -121,7 +121,7 @@ def open_run(folder: Path | str, source: Source | None = None, data: str | None 
             f"{config.data}: not the images {run.path} was distilled from; "
             "they changed since, or another folder took their place"
         )
-    return Opened(run, manifest, resolve(config, source.image_size, source.per_class), source)
+    return Opened(run, manifest, resolve(config, *source.shape), source)
 
 
 def reseal(run: RunFolder) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 from dataclasses import replace
 
 import numpy as np
@@ -104,21 +103,6 @@ def test_each_next_medoid_lowers_the_mean_distance_most(pool: Pool) -> None:
             if other not in order[:count]
         }
         assert costs[order[count]] <= min(costs.values()) + 1e-12
-
-
-def test_greedy_medoids_cover_almost_as_well_as_the_best(pool: Pool) -> None:
-    """The known bound, against the best of all choices of 3; distances count from the diameter."""
-    members = pool.members(0)
-    features = unit(pool, members)
-    distances = np.linalg.norm(features[:, None] - features[None], axis=2)
-    position = {index: place for place, index in enumerate(members.tolist())}
-
-    def lowered(medoids: tuple[int, ...]) -> float:
-        return float((2 - distances[:, list(medoids)].min(axis=1)).mean())
-
-    greedy = tuple(position[index] for index in medoid_order(pool, 0, 0)[:3].tolist())
-    best = max(lowered(medoids) for medoids in itertools.combinations(range(PER_CLASS), 3))
-    assert lowered(greedy) >= (1 - 1 / math.e) * best
 
 
 def test_medoids_beyond_the_greedy_ones_follow_once(

@@ -127,11 +127,15 @@ def _against_fadrm(
     aligner, retrieved = made.aligner, copy.copy(made)
     retrieved.canvas = copy.copy(made.canvas)
     retrieved.connections, retrieved.used = [], list(made.used)
+
+    def pull() -> object:
+        return aligner.gradient(made.used[-1])
+
     steps, align, fixed, drc = turns(
         device,
         size.rounds,
         again(fadrm),
-        aligner.gradient,
+        pull,
         lambda: fadrm._connect(size.side, 0),
         lambda: retrieved._connect(size.side, 0),
     )
@@ -159,7 +163,7 @@ def _against_fadrm(
 
     def both() -> None:
         again(made)()
-        aligner.gradient()
+        pull()
 
     peaks = [peak_bytes(work, device) for work in (both, again(fadrm))]
     yield Row(

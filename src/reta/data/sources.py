@@ -69,9 +69,9 @@ class Source:
         return self.train.size
 
     @property
-    def per_class(self) -> int:
-        """Training images of a class, in the mean over classes."""
-        return max(1, len(self.train) // len(self.classes))
+    def shape(self) -> tuple[int, int, int]:
+        """The side of an image in pixels, the classes, and the training images of all of them."""
+        return self.image_size, len(self.classes), len(self.train)
 
     @property
     def mean_std(self) -> tuple[Triple, Triple]:

@@ -82,8 +82,10 @@ def _lead(comparison: Comparison) -> str:
     ]
     teachers = part(comparison.facts, "teacher_accuracy")
     if known := [float(value) for value in teachers.values() if isinstance(value, float)]:
+        epochs = sorted({int(n) for n in part(comparison.facts, "teacher_epochs").values()})
+        long = f" for {words.listed([str(n) for n in epochs])} epochs" if epochs else ""
         sentences.append(
-            "The teachers, trained on all real images, reach "
+            f"The teachers, trained on all real images{long}, reach "
             f"{words.listed([words.percent(value) for value in known])}."
         )
     first = leader(comparison.rows)

@@ -214,7 +214,7 @@ class Aligner:
         self._pool, self._labels, self._seed = pool, list(labels), seed
         self._targets: dict[tuple[int, int], Target] = {}
 
-    def add(
+    def pulled(
         self,
         gradient: torch.Tensor,
         step: int,
@@ -250,7 +250,7 @@ class Aligner:
         return whole, row
 
     def gradient(
-        self, anchors: torch.Tensor | None = None, turn: int = 0
+        self, anchors: torch.Tensor | None, turn: int = 0
     ) -> tuple[torch.Tensor, dict[str, Any]]:
         """Return the pixel gradient of the topology term and its value.
 

@@ -220,7 +220,7 @@ class Recovery:
             if self.aligner:
                 turn = self.matcher.asked(done + step)[0]
                 anchors = self.used[-1] if self.used else None
-                gradient, more = self.aligner.add(gradient, step, block.steps, turn, anchors)
+                gradient, more = self.aligner.pulled(gradient, step, block.steps, turn, anchors)
                 row |= more
             canvas.pixels.grad = self._allowed(gradient)
             optimiser.param_groups[0]["lr"] = schedule.rate(done + step) * self.caution
