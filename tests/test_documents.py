@@ -45,7 +45,7 @@ def test_the_page_of_factors_is_that_of_the_results():
     settings = factors_page.read()
     assert factors_page.PAGE.read_text(encoding="utf-8") == factors_page.page(settings)
     answer = factors_page.ANSWER.read_text(encoding="utf-8")
-    assert answer.count("<!-- factors: ") == 3
+    assert answer.count("<!-- factors: ") == 4
     assert answer == factors_page.filled(answer, settings)
 
 
