@@ -93,7 +93,8 @@ def test_force_begins_beside_and_finds_its_way_back(source, tmp_path):
     begin(out, source)
     assert run_folder(out, CONFIG, source, force=True).path == out
     three = dataclasses.replace(CONFIG, ipc=3)
-    assert run_folder(out, three, source).path == out  # and is refused there
+    with pytest.raises(UsageError, match="begun with ipc = 10, not 3"):
+        run_folder(out, three, source)
     beside = run_folder(out, three, source, force=True)
     assert beside.path == tmp_path / "run-1-2"
     begin(beside.path, source, three)

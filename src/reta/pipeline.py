@@ -121,6 +121,9 @@ def run_folder(
         force: if the folder was begun with other settings or images, take the first of ``out-2``,
             ``out-3`` … that was begun with these, or was not begun at all. Nothing is ever mixed.
         inside: settings of the runs in folders inside, for a comparison.
+
+    Raises:
+        UsageError: if one of them was begun with other settings, and nothing is forced.
     """
     run = RunFolder(out)
     numbers = count(2)
