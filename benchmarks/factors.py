@@ -10,17 +10,21 @@ A *setting* is a data set at some images per class; a *group* is a list of rows 
 question, each a method with settings of its own. Within a setting all rows share the committee,
 the start images and the seeds of students, so that rows are compared in pairs, seed by seed. Each
 set × row is a unit of work: interrupted, the same command continues, and more seeds or rows may be
-asked for later. What is measured goes to results/factors/SETTING.json at once;
-benchmarks/factors_page.py turns all of them into docs/factors.md.
+asked for later. What is measured goes to results/factors/SETTING.json at once, every number with
+its committee and seed: rows are compared under the same teachers only, though the file may hold
+several committees (--first-seed, or another machine). benchmarks/factors_page.py turns all of them
+into docs/factors.md.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import logging
 import os
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import mean
@@ -448,9 +452,34 @@ def figures(folder: Path) -> dict[str, Any]:
 
 def committee(name: str, config: Config, out: Path) -> tuple[str, ...]:
     """Return the files of a committee, trained the first time it is asked for."""
-    folder = out / "committees" / name
+    folder = out / "committees" / of_seed(name, config.seed)
     squeeze(replace(config, ipc=1), folder)
     return tuple(map(str, sorted((folder / "teachers").glob("*.safetensors"))))
+
+
+def of_seed(name: str, seed: int) -> str:
+    """Return a folder's name, for work whose first seed is not 0."""
+    return f"{name}-seed{seed}" if seed else name
+
+
+def fingerprint(files: Sequence[str]) -> str:
+    """Return a few digits that tell one committee from another: the same seeds do not.
+
+    Another machine adds up in another order, and its teachers are others.
+    """
+    joined = hashlib.sha256()
+    for file in files:
+        joined.update(Path(file).read_bytes())
+    return joined.hexdigest()[:8]
+
+
+def merged(
+    kept: list[dict[str, Any]], found: list[dict[str, Any]], committee: str
+) -> list[dict[str, Any]]:
+    """Return the cells of a row: of this committee the longer list, and those of others."""
+    before = [cell for cell in kept if cell["committee"] == committee]
+    others = [cell for cell in kept if cell["committee"] != committee]
+    return [*others, *max(found, before, key=len)]  # fewer seeds take none away
 
 
 def run(name: str, setting: Setting, groups: list[str], seeds: int, out: Path) -> dict[str, Any]:
@@ -459,21 +488,25 @@ def run(name: str, setting: Setting, groups: list[str], seeds: int, out: Path) -
     teachers = committee(setting.committee, setting.config, out)
     config = replace(setting.config, teachers=teachers)
     path = RESULTS / f"{name}.json"
-    kept = read_json(path)["rows"] if path.exists() else {}
+    earlier = read_json(path) if path.exists() else {"rows": {}, "committees": {}}
+    kept, mark = earlier["rows"], fingerprint(teachers)
     rows = list(dict.fromkeys(row for group in groups for row in GROUPS[group]))
-    folder = out / name
+    folder = out / of_seed(name, config.seed)
     result = compare(config, rows, folder, seeds=seeds, baseline=rows[0])
     real = world(config, teachers)
     for row, runs in result["runs"].items():
-        found = [figures(folder / one) | causes(folder / one, real) for one in runs]
-        kept[row] = max(found, kept.get(row, []), key=len)  # fewer seeds take none away
+        found = [
+            {"committee": mark, "seed": config.seed + index}
+            | figures(folder / one)
+            | causes(folder / one, real)
+            for index, one in enumerate(runs)
+        ]
+        kept[row] = merged(kept.get(row, []), found, mark)
     manifest = RunFolder(folder / result["runs"][rows[0]][0]).manifest()
     return {
         "setting": name,
         "role": setting.role,
         "committee": setting.committee,
-        "teacher_accuracy": result["teacher_accuracy"],
-        "knowledge": real.pool.knowledge,
         "candidates": real.candidates,
         "data": result["data"],
         "config": {
@@ -493,12 +526,21 @@ def run(name: str, setting: Setting, groups: list[str], seeds: int, out: Path) -
         "published": result["published"],
         "baseline": BASELINE,
         "rows": kept,
-        "seconds": time.monotonic() - began,
-        "precision": os.environ.get("RETA_PRECISION", ""),
-        "command": f"python benchmarks/factors.py {name} --groups {' '.join(groups)}",
-        "hardware": manifest["hardware"],
-        "reta": manifest["reta"],
-        "commit": commit(),
+        "committees": earlier["committees"]
+        | {
+            mark: {
+                "seed": config.seed,
+                "teacher_accuracy": result["teacher_accuracy"],
+                "knowledge": real.pool.knowledge,
+                "seconds": time.monotonic() - began,
+                "precision": os.environ.get("RETA_PRECISION", ""),
+                "command": f"python benchmarks/factors.py {name} --groups {' '.join(groups)}"
+                + (f" --first-seed {config.seed}" if config.seed else ""),
+                "hardware": manifest["hardware"],
+                "reta": manifest["reta"],
+                "commit": commit(),
+            }
+        },
     }
 
 
@@ -532,6 +574,13 @@ def main() -> None:
     )
     parser.add_argument("--seeds", type=int, default=5, help="distillation seeds per row")
     parser.add_argument(
+        "--first-seed",
+        type=int,
+        default=0,
+        metavar="N",
+        help="of the teachers, and the first of the rows'; another one is another committee",
+    )
+    parser.add_argument(
         "--data", nargs="+", default=[], metavar="NAME=PATH", help="where a known set lies"
     )
     parser.add_argument("--out", type=Path, default=Path("runs/factors"), help="run folders")
@@ -551,7 +600,8 @@ def main() -> None:
         if asked.plan:
             continue
         data = places.get(setting.config.data, setting.config.data)
-        setting = replace(setting, config=replace(setting.config, data=data))
+        config = replace(setting.config, data=data, seed=asked.first_seed)
+        setting = replace(setting, config=config)
         seeds = 1 if asked.smoke else asked.seeds
         for group in asked.groups:  # group by group, so that what is done is written
             result = run(name, setting, [group], seeds, asked.out)

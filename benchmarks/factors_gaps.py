@@ -30,6 +30,7 @@ DRAWN = f"{BASELINE} {DRAWN_START}"
 FROM_DRAWN = {*GROUPS["drawn"], *GROUPS["drawn-cells"], f"reta {DRAWN_START}"}
 
 Settings = Mapping[str, dict[str, Any]]
+Cells = Sequence[Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -49,9 +50,15 @@ def gaps(
     setting: Mapping[str, Any], row: str, base: str = BASELINE, figure: str = "last"
 ) -> list[float]:
     """Return the differences of a row from FADRM+, seed by seed, in points of accuracy."""
-    rows = setting["rows"]
-    pairs = zip(rows[row], rows[base], strict=False)  # some rows have more seeds than others
+    pairs = paired(setting["rows"][row], setting["rows"][base])
     return [100 * (one[figure] - other[figure]) for one, other in pairs]
+
+
+def paired(row: Cells, base: Cells) -> list[tuple[Mapping[str, Any], Mapping[str, Any]]]:
+    """Return the cells of two rows that share their teachers and their seed; others have none."""
+    others = {(cell["committee"], cell["seed"]): cell for cell in base}
+    keys = [(cell["committee"], cell["seed"]) for cell in row]
+    return [(cell, others[key]) for cell, key in zip(row, keys, strict=True) if key in others]
 
 
 def within(setting: Mapping[str, Any], row: str, base: str = BASELINE) -> Gap | None:
@@ -65,7 +72,7 @@ def within(setting: Mapping[str, Any], row: str, base: str = BASELINE) -> Gap | 
 
 def over(settings: Iterable[Mapping[str, Any]], row: str, draws: int = 10_000) -> Gap | None:
     """Return the difference of a row over the settings that have it, each by its precision."""
-    shown = [s for s in settings if row in s["rows"] and row != BASELINE]
+    shown = [s for s in settings if row in s["rows"] and row != BASELINE and gaps(s, row)]
     if not shown:
         return None
     tables = [np.asarray(gaps(s, row)) for s in shown]

@@ -29,6 +29,7 @@ from factors_gaps import (
     knows,
     over,
     over_settings,
+    paired,
     power,
     retrieves,
     views,
@@ -160,9 +161,16 @@ def settings_table(settings: Settings) -> list[str]:
         teachers = ", ".join(f"{100 * value:.0f} %" for value in s["teacher_accuracy"].values())
         lines.append(
             f"| {column(s)} | {s['role']} | {teachers} | {' | '.join(known)} "
-            f"| {len(rows[BASELINE])} | {power(s)[1]:.1f} |"
+            f"| {seeds(s)} | {power(s)[1]:.1f} |"
         )
     return lines
+
+
+def seeds(setting: Mapping[str, Any]) -> str:
+    """Return how many seeds FADRM+ has, and of how many committees."""
+    cells = setting["rows"][BASELINE]
+    committees = len({cell["committee"] for cell in cells})
+    return f"{len(cells)} of {committees} committees" if committees > 1 else str(len(cells))
 
 
 def teachers_table(settings: Settings) -> list[str]:
@@ -326,7 +334,7 @@ def correlation(setting: Mapping[str, Any], cause: str) -> float | None:
         (one[cause] - other[cause], one["last"] - other["last"])
         for row, own in setting["rows"].items()
         if row not in (BASELINE, *REAL, *setting["same"])
-        for one, other in zip(own, base, strict=False)
+        for one, other in paired(own, base)
         if one.get(cause) is not None and other.get(cause) is not None
     ]
     if len(pairs) < 10 or len({pair[0] for pair in pairs}) < 3:
@@ -355,10 +363,19 @@ def average(own: Sequence[Mapping[str, Any]], name: str) -> str:
     return f"{mean(values):.3g}" if values else "–"
 
 
+def made(committee: Mapping[str, Any]) -> str:
+    """Return with what the cells of a committee were measured, in words."""
+    hardware = committee["hardware"]
+    return (
+        f"{hardware.get('cpu', '')}, {hardware.get('threads')} thread(s), torch "
+        f"{hardware.get('torch')}, {PRECISION[committee.get('precision', '')]}: "
+        f"`{committee['command']}`, commit {committee['commit']}"
+    )
+
+
 def page(settings: Settings) -> str:
     """Return the generated part of the page."""
     assert isinstance(RULE, RetrievedAnchor)
-    first = next(iter(settings.values()))
     lines = [
         "# The open readings, factor by factor",
         "",
@@ -368,8 +385,10 @@ def page(settings: Settings) -> str:
         "",
         "Every row is a method, or a method with the settings named. Within a setting all rows "
         "share the committee, the start images and the seeds of students, so a difference is "
-        "taken seed by seed. Intervals are 95 %: Student's t in a setting; over several, a "
-        "paired bootstrap of seeds within each, every setting weighted by its precision. "
+        "taken seed by seed. Some settings were measured again under a second committee, from "
+        "other seeds: there pairs are still of the same teachers, and counted together. "
+        "Intervals are 95 %: Student's t in a setting; over several, a paired bootstrap of seeds "
+        "within each, every setting weighted by its precision. "
         "**Bold**: the interval leaves out zero. With this many rows, one in twenty would be "
         "bold by luck alone; what counts is what repeats in settings that were not used for "
         "choosing. **Gain found** is what a row must gain in that setting to be found with 80 %"
@@ -466,16 +485,14 @@ def page(settings: Settings) -> str:
         "",
         "## How it was run",
         "",
-        f"{first['hardware'].get('cpu', '')}, {first['hardware'].get('threads')} thread(s), torch "
-        f"{first['hardware'].get('torch')}.",
+        "With the last command under each committee; those of earlier commands are in the history "
+        "of its file.",
         "",
     ]
     for s in settings.values():
         config = ", ".join(f"{key} {value}" for key, value in s["config"].items() if value)
-        lines.append(
-            f"- {column(s)}: {config}; {PRECISION[s.get('precision', '')]}; "
-            f"last `{s['command']}`, commit {s['commit']}"
-        )
+        lines.append(f"- {column(s)}: {config}")
+        lines += [f"  - {made(one)}" for one in s["committees"].values()]
     return "\n".join(lines) + "\n"
 
 
@@ -505,6 +522,12 @@ def load(path: Path) -> dict[str, Any]:
     """
     setting: dict[str, Any] = read_json(path)
     setting["role"] = SETTINGS[path.stem].role  # it may have changed since
+    committees = setting["committees"].values()
+    setting["knowledge"] = mean(one["knowledge"] for one in committees)
+    setting["teacher_accuracy"] = {
+        name: mean(one["teacher_accuracy"][name] for one in committees)
+        for name in setting["committees"][min(setting["committees"])]["teacher_accuracy"]
+    }
     rows = setting["rows"]
     single = setting["config"]["ipc"] == 1
     same = dict(OF_ONE_IMAGE) if single else {}
