@@ -302,6 +302,13 @@ SETTINGS = {
     "fashion-weak-ipc10": Setting(
         "fashion-weak", replace(_FASHION, ipc=10, teacher_epochs=1), "confirm", 100
     ),
+    # All images, under the teachers that `reta` trains where nothing is said.
+    "fashion-6000-ipc1": Setting(
+        "fashion-6000-one",
+        replace(_FASHION, ipc=1, per_class=None, teacher_epochs=1),
+        "confirm",
+        20,
+    ),
     # Twenty times as many images: is it epochs that count, or images seen?
     "fashion-6000-ipc10": Setting(
         "fashion-6000", replace(_FASHION, ipc=10, per_class=None, teacher_epochs=2), "confirm", 100
