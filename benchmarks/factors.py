@@ -55,6 +55,8 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "reta-distinct",
         "reta-paper connection.margin=0.1",
     ),
+    # At one image of a class there is no topology: this is the paper's method.
+    "literal": (BASELINE, "reta-drc"),
     # What was found by choosing, where nothing was chosen. At one image per class PTA is nothing,
     # so `anchors` says all; `both` asks the rest.
     "anchors": ("reta-drc", "reta-drc connection.margin=0.1"),
@@ -391,6 +393,10 @@ SETTINGS = {
     ),
     "cifar100-fourth-strong-ipc1": Setting(
         "cifar100-fourth-strong", replace(_FOURTH, ipc=1, teacher_epochs=30), "confirm", 25
+    ),
+    # The paper's set, whole, under small networks.
+    "cifar100-all-ipc1": Setting(
+        "cifar100-all", replace(_CIFAR, classes=None, ipc=1, test_per_class=20), "confirm", 90
     ),
     # Readings of the topology, which one image per class cannot tell apart, are chosen here.
     "cifar100-20-ipc2": Setting("cifar100-20", replace(_TWENTY, ipc=2), "choose", 25),
