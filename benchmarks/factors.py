@@ -304,6 +304,10 @@ SETTINGS = {
     "fashion-weak-ipc10": Setting(
         "fashion-weak", replace(_FASHION, ipc=10, teacher_epochs=1), "confirm", 100
     ),
+    # As long as teachers of ten images learn where nothing is said.
+    "fashion-strong-ipc10": Setting(
+        "fashion-strong", replace(_FASHION, ipc=10, teacher_epochs=30), "confirm", 100
+    ),
     # All images, under the teachers that `reta` trains where nothing is said.
     "fashion-6000-ipc1": Setting(
         "fashion-6000-one",
@@ -428,7 +432,7 @@ TEACHERS = (
     ("cifar100-fourth-weak-ipc1", "cifar100-fourth-ipc1", "cifar100-fourth-strong-ipc1"),
     ("cifar100-fifth-weak-ipc1", "cifar100-fifth-ipc1"),
     ("fashion-weak-ipc1", "fashion-ipc1"),
-    ("fashion-weak-ipc10", "fashion-ipc10"),
+    ("fashion-weak-ipc10", "fashion-ipc10", "fashion-strong-ipc10"),
     ("fashion-6000-ipc10", "fashion-6000-strong-ipc10"),
 )
 
