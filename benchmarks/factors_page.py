@@ -315,6 +315,47 @@ def drawn_table(settings: Settings) -> list[str]:
     return lines
 
 
+def committees_table(settings: Settings) -> list[str]:
+    """Return what retrieval does under each of a setting's committees, where there are several."""
+    rows = ("reta-drc", "reta-drc connection.anchors=cells")
+    lines = [
+        f"| setting | teachers | the first knows | the rule | random | {BASELINE} | "
+        + " | ".join(rows)
+        + " |",
+        "|---|---|---|---|---|---|" + "---|" * len(rows),
+    ]
+    for s in settings.values():
+        names = sorted(s["committees"], key=lambda name: s["committees"][name]["seed"])
+        each = [one for name in names if (one := under(s, name))]
+        if len(each) < 2:
+            continue
+        for one in each:
+            teachers = ", ".join(f"{100 * x:.0f} %" for x in one["teacher_accuracy"].values())
+            rule = "retrieve" if retrieves(one) else "keep"
+            known = [
+                spread([cell["last"] for cell in one["rows"].get(row, [])])
+                for row in ("random", BASELINE)
+            ]
+            cells = [str(within(one, row) or "–") for row in rows]
+            lines.append(
+                f"| {column(s)} | {teachers} | {one['knowledge']:.2f} | {rule} "
+                f"| {' | '.join([*known, *cells])} |"
+            )
+    return lines
+
+
+def under(setting: Mapping[str, Any], committee: str) -> dict[str, Any] | None:
+    """Return a setting as one committee of it has it; None if it has no FADRM+."""
+    rows = {
+        row: [cell for cell in cells if cell["committee"] == committee]
+        for row, cells in setting["rows"].items()
+    }
+    if not rows[BASELINE]:
+        return None
+    kept = {row: cells for row, cells in rows.items() if cells}
+    return {**setting, **setting["committees"][committee], "rows": kept}
+
+
 def causes_table(settings: Settings) -> list[str]:
     """Return how each measured cause goes with accuracy, over rows and seeds of a setting."""
     measures, cells = [], []
@@ -429,6 +470,14 @@ def page(settings: Settings) -> str:
         "",
         *drawn_table(settings),
         "",
+        "## Other teachers of the same images",
+        "",
+        "Settings that were measured again under a second committee, whose teachers began from "
+        "other seeds, with other seeds of the rows, and on another processor. In the other tables "
+        "the pairs of both are counted together.",
+        "",
+        *committees_table(settings),
+        "",
         "## The rule of reta",
         "",
         f"`reta` retrieves where the first teacher knows at least {RULE.known} of the classes of "
@@ -500,6 +549,7 @@ TABLES = {
     "drawn": drawn_table,
     "teachers": teachers_table,
     "strength": strength_table,
+    "committees": committees_table,
     "rule": rule_table,
     "size": size_table,
 }
