@@ -401,10 +401,6 @@ SETTINGS = {
     "cifar100-fourth-strong-ipc1": Setting(
         "cifar100-fourth-strong", replace(_FOURTH, ipc=1, teacher_epochs=30), "confirm", 25
     ),
-    # The paper's set, whole, under small networks.
-    "cifar100-all-ipc1": Setting(
-        "cifar100-all", replace(_CIFAR, classes=None, ipc=1, test_per_class=20), "confirm", 90
-    ),
     # Readings of the topology, which one image per class cannot tell apart, are chosen here.
     "cifar100-20-ipc2": Setting("cifar100-20", replace(_TWENTY, ipc=2), "choose", 25),
     "cifar100-20-ipc5": Setting("cifar100-20", replace(_TWENTY, ipc=5), "confirm", 110),

@@ -44,7 +44,8 @@ class Counter(Clock):
 def cost(config: Config) -> dict[str, float]:
     """Return the peta-operations of each stage of a cell."""
     source = open_data(config)
-    config = resolve(config, *source.shape)
+    # As many operations in however many passes, so in small ones, which fit into any memory.
+    config = replace(resolve(config, *source.shape), images_per_pass=len(source.classes))
     counter = Counter(config, source, choose_device("cpu"))
     counted = counter.seconds(class_blocks(Job(Path("unused"), config), source))
     return {stage: (operations or 0.0) / 1e15 for stage, operations in counted.items()}
