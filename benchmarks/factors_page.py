@@ -80,6 +80,7 @@ TITLES = {
     "draws": "Topology towards one draw of real images, or the mean of many",
     "topology": "The weight and the target of the topology",
     "topology-more": "Other readings of the topology: what is matched",
+    "topology-wide": "A wider σ of the persistence images",
     "topology-rest": "Other readings of the topology: how strongly, how far, how often",
     "pixels": "Fit in the pixels",
     "candidates": "Candidates for the default, with more seeds",
