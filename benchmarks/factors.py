@@ -316,7 +316,14 @@ SETTINGS = {
     "fashion-strong-ipc10": Setting(
         "fashion-strong", replace(_FASHION, ipc=10, teacher_epochs=30), "confirm", 100
     ),
-    # All images, under the teachers that `reta` trains where nothing is said.
+    # All images, seen once; and under the teachers that `reta` trains where nothing is said, which
+    # see a part of them.
+    "fashion-6000-weak-ipc1": Setting(
+        "fashion-6000-weak",
+        replace(_FASHION, ipc=1, per_class=None, teacher_epochs=0.17),
+        "confirm",
+        20,
+    ),
     "fashion-6000-ipc1": Setting(
         "fashion-6000-one",
         replace(_FASHION, ipc=1, per_class=None, teacher_epochs=1),
@@ -436,6 +443,7 @@ TEACHERS = (
     ("cifar100-fourth-weak-ipc1", "cifar100-fourth-ipc1", "cifar100-fourth-strong-ipc1"),
     ("cifar100-fifth-weak-ipc1", "cifar100-fifth-ipc1"),
     ("fashion-weak-ipc1", "fashion-ipc1"),
+    ("fashion-6000-weak-ipc1", "fashion-6000-ipc1"),
     ("fashion-weak-ipc10", "fashion-ipc10", "fashion-strong-ipc10"),
     ("fashion-6000-ipc10", "fashion-6000-strong-ipc10"),
 )

@@ -88,12 +88,13 @@ def test_effort_fills_only_what_is_left_open():
         (10, 10, 5000, 20),
         (1, 10, 3000, 4),
         (50, 10, 5000, 30),  # no more than the effort says
-        (1, 10, 90_000, 1),
+        (1, 10, 60_000, 0.17),  # a part of an epoch
+        (1, 10, 90_000_000, 0.01),
         (1, 2, 2000, 3),  # 5,000 images at least
     ],
 )
-def test_teachers_of_few_images_learn_less(ipc: int, classes: int, images: int, epochs: int):
-    """A class seen for longer than the images made of it are worth; less than an epoch."""
+def test_teachers_of_few_images_learn_less(ipc: int, classes: int, images: int, epochs: float):
+    """A class seen for longer than the images made of it are worth; no images at all."""
     chosen = resolve(Config("digits", ipc=ipc), 16, classes, images)
     assert chosen.teacher_epochs == epochs
     assert resolve(chosen, 16, 1, 1) == chosen, "what is chosen stays"
@@ -102,7 +103,7 @@ def test_teachers_of_few_images_learn_less(ipc: int, classes: int, images: int, 
 def test_teachers_learn_for_as_long_as_was_said() -> None:
     """The default in the place of a number, of a wanted accuracy, or of another effort."""
 
-    def epochs(**settings: Any) -> int | None:
+    def epochs(**settings: Any) -> float | None:
         return resolve(Config("digits", ipc=1, **settings), 16, 10, 5000).teacher_epochs
 
     assert epochs(teacher_epochs=7) == 7

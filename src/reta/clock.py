@@ -151,7 +151,7 @@ class Clock:
         trained = [spec for spec in self.specs if spec.trained_here]
         count = len(self.source.train)
         batch = min(128, max(16, count // 10))
-        steps = -(-count // batch) * (self.config.teacher_epochs or 1)
+        steps = -(-count // batch) * (self.config.teacher_epochs or 1.0)
         return sum(self._training_step(self.teachers[s.text], batch) * steps for s in trained)
 
     def pool(self) -> float:

@@ -56,7 +56,8 @@ class Config:
         teacher_floor: accuracy from which a teacher trained elsewhere is let in; by default five
             times chance (at most halfway to 1) and no better under another normalisation,
             channel order or class order.
-        teacher_epochs: passes over the real images, at most if teacher_accuracy is given; by
+        teacher_epochs: passes over the real images, 0.2 being one over a fifth of them, drawn at
+            random; at most, if teacher_accuracy is given; by
             default, at effort small, up to 30, and the fewer the fewer images are made of a class.
         teacher_accuracy: accuracy at which a teacher is trained enough, measured on a tenth of
             the training images that is held out for it; over-trained teachers distil worse.
@@ -100,7 +101,7 @@ class Config:
     download: bool = True
     workers: Annotated[int | None, tyro.conf.arg(help_behavior_hint="(default: all cores)")] = None
     teachers: Annotated[tuple[str, ...] | None, _BY_EFFORT] = None
-    teacher_epochs: Annotated[int | None, _BY_EFFORT] = None
+    teacher_epochs: Annotated[float | None, _BY_EFFORT] = None
     teacher_accuracy: Annotated[float | None, tyro.conf.arg(help_behavior_hint="")] = None
     teacher_smoothing: float = 0.0
     teacher_ema: float = 0.0
@@ -130,6 +131,10 @@ class Config:
             value = getattr(self, name)
             if isinstance(value, int) and value < 1:
                 raise UsageError(f"{name} is {value}; it must be at least 1")
+        if self.teacher_epochs is not None:
+            if not 0 < self.teacher_epochs < math.inf:
+                raise UsageError(f"teacher_epochs is {self.teacher_epochs}; it must be above 0")
+            object.__setattr__(self, "teacher_epochs", whole(self.teacher_epochs))
         if self.seed < 0:
             raise UsageError(f"seed is {self.seed}; it must not be negative")
         if not 0 < self.label_keep <= 1:
@@ -151,7 +156,6 @@ _COUNTS = (
     "classes",
     "per_class",
     "test_per_class",
-    "teacher_epochs",
     "steps",
     "label_epochs",
     "label_top",
@@ -201,6 +205,11 @@ SHARE_OF_STEPS = {"smoke": 0.02, "small": 0.2, "paper": 1.0}
 """How much of a method's own optimisation budget each effort spends."""
 
 
+def whole(number: float) -> float:
+    """Return a number as an integer if it is one, as it was written."""
+    return int(number) if float(number).is_integer() else number
+
+
 def resolve(config: Config, image_size: int, classes: int, images: int) -> Config:
     """Return the settings with everything left open chosen by effort and the real images.
 
@@ -212,8 +221,9 @@ def resolve(config: Config, image_size: int, classes: int, images: int) -> Confi
     """
     chosen = dict(_EFFORTS[config.effort])
     if config.effort == "small" and config.teacher_accuracy is None:
-        views = max(VIEWS * config.ipc * classes, FEWEST_VIEWS)
-        chosen["teacher_epochs"] = min(chosen["teacher_epochs"], math.ceil(views / images))
+        passes = max(VIEWS * config.ipc * classes, FEWEST_VIEWS) / images
+        passes = math.ceil(passes) if passes > 1 else math.ceil(100 * passes) / 100
+        chosen["teacher_epochs"] = min(chosen["teacher_epochs"], passes)
     if config.effort == "paper" and image_size > 32:
         chosen |= {"label_epochs": 300, "teacher_epochs": 50}
         if config.ipc == 1 and image_size <= 64:  # Tiny-ImageNet at one image per class

@@ -53,7 +53,7 @@ class Prepared:
     accuracy: dict[str, float]
     pool: Pool
     warnings: tuple[str, ...] = ()
-    epochs: Mapping[str, int] = field(default_factory=dict)
+    epochs: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def committee(self) -> list[Classifier]:

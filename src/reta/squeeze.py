@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from reta import gate, models
 from reta.checkpoint import Checkpoint, attempt
-from reta.config import Config
+from reta.config import Config, whole
 from reta.data.sources import Source
 from reta.errors import UsageError
 from reta.models import Classifier, Task
@@ -104,13 +105,23 @@ def _unit(lesson: Lesson, spec: TeacherSpec) -> Unit:
         "protocol": asdict(_protocol(config)),
         "target": config.teacher_accuracy,
     }
+    if (share := _share(config)) < 1:
+        inputs["share"] = share
     return RunFolder(lesson.path).unit(f"teacher-{spec.name}", inputs)
 
 
 def _protocol(config: Config) -> Protocol:
     return Protocol(
-        config.teacher_epochs or 1, smoothing=config.teacher_smoothing, ema=config.teacher_ema
+        math.ceil(config.teacher_epochs or 1),
+        smoothing=config.teacher_smoothing,
+        ema=config.teacher_ema,
     )
+
+
+def _share(config: Config) -> float:
+    """Return the share of the images that an epoch takes: half an epoch is one of half of them."""
+    epochs = config.teacher_epochs or 1
+    return epochs / math.ceil(epochs)
 
 
 def _train(lesson: Lesson, spec: TeacherSpec) -> None:
@@ -133,6 +144,7 @@ def _train(lesson: Lesson, spec: TeacherSpec) -> None:
             flip=source.flip,
             seed=seed,
             target=target,
+            share=_share(config),
             checkpoint=checkpoint,
         )
         return model, progress
@@ -158,7 +170,7 @@ def _train(lesson: Lesson, spec: TeacherSpec) -> None:
         )
     facts = {
         "test_accuracy": progress.last,
-        "epochs": progress.curve[-1][0],
+        "epochs": whole(progress.curve[-1][0] * _share(config)),
         "held_out": progress.held_out,
         "precision": teacher_precision(lesson.device.torch)[1],
     }

@@ -82,8 +82,8 @@ def _lead(comparison: Comparison) -> str:
     ]
     teachers = part(comparison.facts, "teacher_accuracy")
     if known := [float(value) for value in teachers.values() if isinstance(value, float)]:
-        epochs = sorted({int(n) for n in part(comparison.facts, "teacher_epochs").values()})
-        long = f" for {words.listed([str(n) for n in epochs])} epochs" if epochs else ""
+        epochs = sorted({float(n) for n in part(comparison.facts, "teacher_epochs").values()})
+        long = f" for {words.listed([f'{n:g}' for n in epochs])} epochs" if epochs else ""
         sentences.append(
             f"The teachers, trained on all real images{long}, reach "
             f"{words.listed([words.percent(value) for value in known])}."

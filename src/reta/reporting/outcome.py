@@ -75,7 +75,7 @@ def full_data(run: Run) -> tuple[str, float] | None:
 
 def _learner(teacher: Facts) -> str:
     name, epochs = str(teacher.get("architecture", "model")), figure(teacher, "epochs")
-    return f"{name} of {words.plural(int(epochs), 'epoch')}" if epochs else name
+    return f"{name} of {words.plural(epochs, 'epoch')}" if epochs else name
 
 
 def summary_rows(run: Run) -> list[list[str]]:
@@ -186,7 +186,7 @@ def teacher_rows(run: Run) -> list[list[str]]:
             str(teacher.get("architecture", words.MISSING)),
             words.percent(figure(teacher, "test_accuracy")),
             words.count(figure(teacher, "parameters")),
-            words.count(figure(teacher, "epochs")),
+            words.amount(figure(teacher, "epochs")),
             words.duration(figure(teacher, "seconds")),
         ]
         for teacher in run.teachers

@@ -12,9 +12,14 @@ def count(value: float | None) -> str:
     return MISSING if value is None else f"{value:,.0f}".replace(",", "\u202f")
 
 
-def plural(number: int, one: str, many: str | None = None) -> str:
+def amount(value: float | None) -> str:
+    """Return a number as `count` does if it is whole, else in few digits."""
+    return count(value) if value is None or float(value).is_integer() else f"{value:g}"
+
+
+def plural(number: float, one: str, many: str | None = None) -> str:
     """Return a number with its noun."""
-    return f"{count(number)} {one if number == 1 else many or one + 's'}"
+    return f"{amount(number)} {one if number == 1 else many or one + 's'}"
 
 
 def percent(share: float | None) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import torch
@@ -31,6 +32,7 @@ def train_teacher(
     seed: int,
     batch_size: int | None = None,
     target: float | None = None,
+    share: float = 1.0,
     checkpoint: Checkpoint | None = None,
 ) -> Progress:
     """Train a teacher on real images with hard labels (squeeze).
@@ -50,6 +52,7 @@ def train_teacher(
         batch_size: images per step.
         target: accuracy at which training stops, measured after each epoch on a tenth of each
             class of ``images`` that is then not learned from. Over-trained teachers distil worse.
+        share: of the images, in (0, 1], that an epoch takes; each epoch draws others.
         checkpoint: keeps the state of the work, so that it can be interrupted.
     """
     team = here()
@@ -71,6 +74,7 @@ def train_teacher(
         parts = torch.arange(count).split(batch_size)
         if len(parts) > 1 and len(parts[-1]) == 1:
             parts = parts[:-1]  # one image alone has no batch statistics
+        parts = parts[: math.ceil(share * len(parts))]
         parts = tuple(team.share(part) for part in parts)
         for part, pixels in zip(parts, images.batches(order[p] for p in parts), strict=True):
             own = labels[order[part].to(device)]
