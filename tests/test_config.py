@@ -1,6 +1,7 @@
 """Settings: what is accepted, what is refused, and what the error says."""
 
 import dataclasses
+import math
 from typing import Any
 
 import pytest
@@ -107,6 +108,10 @@ def test_teachers_learn_for_as_long_as_was_said() -> None:
         return resolve(Config("digits", ipc=1, **settings), 16, 10, 5000).teacher_epochs
 
     assert epochs(teacher_epochs=7) == 7
+    assert str(epochs(teacher_epochs=7.0)) == "7", "a whole number is written as one"
+    for wrong in (0, -0.5, math.nan, math.inf):
+        with pytest.raises(UsageError, match=r"teacher_epochs is .* above 0"):
+            epochs(teacher_epochs=wrong)
     assert epochs(teacher_accuracy=0.9) == 30
     assert epochs(effort="smoke") == 4
     assert epochs(effort="paper") == 200

@@ -419,6 +419,9 @@ def test_a_refused_comparison_leaves_its_teachers_alone(tmp_path, monkeypatch):
     with pytest.raises(UsageError, match="begun with teacher_epochs = 1, not 3"):
         reta.compare("digits", ["random"], tmp_path / "d", **settings)
     assert (tmp_path / "d/teachers/convnet3.safetensors").read_bytes() == before
+    part = reta.compare("digits", ["random"], tmp_path / "e", teacher_epochs=0.5, **settings)
+    assert part["teacher_epochs"] == {"convnet3": 0.5}
+    assert (tmp_path / "e/teachers/convnet3.safetensors").read_bytes() not in (teacher, before)
     (tmp_path / "c/teachers/convnet3.safetensors").write_bytes(teacher[:-1] + b"!")
     assert any("teachers/convnet3" in problem for problem in reta.verify(tmp_path / "c"))
     with pytest.raises(DataError, match="choose one of its runs: random"):

@@ -254,6 +254,25 @@ def test_a_teacher_learns_and_is_reproducible() -> None:
     assert torch.equal(runs[0][1], runs[1][1])
 
 
+def test_a_part_of_an_epoch_takes_other_images_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All images in spite of the share; the same ones again, so that the others are never seen."""
+    images, seen = make_images(2, 40, 16), []
+    pixels = DecodedImages.pixels
+
+    def watched(self: DecodedImages, indices: torch.Tensor) -> torch.Tensor:
+        seen.append(indices)
+        return pixels(self, indices)
+
+    monkeypatch.setattr(DecodedImages, "pixels", watched)
+    model, test = build("convnet3", 2, 16), make_images(2, 2, 16)
+    train_teacher(model, images, test, Protocol(2), flip=True, seed=0, batch_size=8, share=0.35)
+    learned = [batch for batch in seen if len(batch) == 8]
+    assert len(learned) == 2 * 4, "0.35 of ten batches, rounded up"
+    first, second = (torch.cat(part).tolist() for part in (learned[:4], learned[4:]))
+    assert len(set(first)) == len(set(second)) == 32
+    assert set(first) != set(second)
+
+
 @pytest.mark.parametrize("count", [1, 9, 17])
 def test_a_left_over_image_is_no_batch(count: int) -> None:
     """One image alone has no batch statistics on a network that ends in one pixel."""
