@@ -69,6 +69,10 @@ def main() -> None:
     asked = parser.parse_args()
     places = dict(word.split("=", 1) for word in asked.data)
     paper = [name for name, one in SETTINGS.items() if one.role == "paper"]
+    if unknown := set(asked.names) - set(paper):
+        parser.error(
+            f"no paper setting {', '.join(sorted(unknown))}; choose of: {', '.join(paper)}"
+        )
     rows: list[dict[str, Any]] = []
     for name in asked.names or paper:
         config = replace(SETTINGS[name].config, method="reta-paper")
